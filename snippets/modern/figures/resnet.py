@@ -1,0 +1,72 @@
+from cnn_site.figures import Figure, act, around, conv, data, row, stack, tensor
+
+basic = Figure(
+    "resnet",
+    "Basic residual block",
+    "Two 3×3 convolutions, each followed by batch normalisation, with a ReLU between them. Beside them a bare line "
+    "carries the input x past both; branch and input are added, and a ReLU follows the sum.",
+    stack(
+        data("x, 64 × H × W"),
+        around(stack(conv("Conv 3×3, 64", "BN · ReLU"), conv("Conv 3×3, 64", "BN"))),
+        act("ReLU"),
+        data("64 × H × W"),
+        same=False,
+    ),
+)
+
+bottleneck = Figure(
+    "resnet-bottleneck",
+    "Bottleneck block with a projection",
+    "A 1×1 convolution to 128 channels, a 3×3 convolution with stride 2, and a 1×1 convolution to 512 channels, each "
+    "followed by batch normalisation. Beside them a 1×1 convolution with stride 2 brings the input to the same shape.",
+    stack(
+        data("x, 256 × H × W"),
+        around(
+            stack(
+                conv("Conv 1×1, 128", "BN · ReLU"),
+                conv("Conv 3×3, 128", "stride 2 · BN · ReLU"),
+                conv("Conv 1×1, 512", "BN"),
+            ),
+            conv("Conv 1×1, 512", "stride 2 · BN"),
+        ),
+        act("ReLU"),
+        data("512 × H/2 × W/2"),
+        same=False,
+    ),
+)
+
+SIZES = [
+    (224, 3, "image"),
+    (112, 64, "stem"),
+    (56, 256, "3 blocks"),
+    (28, 512, "4 blocks"),
+    (14, 1024, "6 blocks"),
+    (7, 2048, "3 blocks"),
+]
+stages = Figure(
+    "resnet-stages",
+    "Feature maps of ResNet-50",
+    "Height and width halve from stage to stage, from 224 to 7, while the channels grow from 3 to 2048.",
+    row(
+        *(
+            tensor(
+                f"{s}²",
+                f"{c}\n{name}",
+                size=14 + 8 * s**0.5,
+                depth=2 + c**0.4,
+                role="conv" if c > 3 else "data",
+            )
+            for s, c, name in SIZES
+        ),
+        gap=11,
+    ),
+)
+
+figure = basic
+figures = {"bottleneck": bottleneck, "stages": stages}
+
+
+def module():  # what the figure of the basic block is held against
+    from cnn_techniques.modern import BasicBlock
+
+    return BasicBlock(64, 64)

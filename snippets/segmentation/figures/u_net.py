@@ -1,0 +1,27 @@
+from cnn_site.figures import Figure, chain, conv, data, grid, link
+
+contracting = [conv(f"{64 << k} channels", f"{s} × {s}", w=104) for k, s in enumerate([568, 280, 136, 64])]
+expanding = [conv(f"{64 << k} channels", f"{s} × {s}", w=104) for k, s in enumerate([388, 196, 100, 52])]
+bottom = conv("1024 channels", "28 × 28")
+image, scores = data("image", "1 × 572 × 572", w=104), data("scores", "2 × 388 × 388", w=104)
+figure = Figure(
+    "u-net",
+    "U-Net",
+    "Four levels down, each with two 3×3 convolutions, halve height and width and double the channels, from 64 to 512; "
+    "two more make 1024 at the bottom. Four levels up do the reverse, and each also gets the middle of its level's map "
+    "from the way down. A 1×1 convolution ends in two scores for every pixel.",
+    grid(
+        [image, None, scores],
+        *[[down, None, up] for down, up in zip(contracting, expanding, strict=True)],
+        [None, bottom, None],
+        hgap=10,
+        same=False,
+    ),
+    chain(image, contracting[0])
+    + chain(*contracting, label="pool")
+    + chain(bottom, expanding[3], ports="rb", label="up")
+    + chain(*expanding[::-1], ports="tb", label="up")
+    + chain(expanding[0], scores, ports="tb", label="1×1")
+    + [link(down, up, "rl", "crop and concat") for down, up in zip(contracting, expanding, strict=True)]
+    + [link(contracting[3], bottom, "bl", "pool")],
+)

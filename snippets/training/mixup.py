@@ -1,0 +1,22 @@
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cnn_techniques.training import Mixup
+
+# --8<-- [start:usage]
+torch.manual_seed(0)
+mix = Mixup(classes=10, alpha=0.2)
+net = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8, 10))
+sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+images, labels = torch.rand(16, 1, 8, 8), torch.randint(10, (16,))  # stands for a data loader
+
+for step in range(3):
+    x, y = mix(images, labels)  # mixed images, (16, 10) soft labels
+    loss = F.cross_entropy(net(x), y)  # takes soft labels as they are
+    sgd.zero_grad()
+    loss.backward()
+    sgd.step()
+    print(f"step {step}: first image {y[0].max():.3f} of one digit, loss {loss:.4f}")
+print(tuple(x.shape), tuple(y.shape))
+# --8<-- [end:usage]

@@ -1,0 +1,1 @@
+"""Techniques at work: data that comes along (`data`), one training loop (`fit`), results worth printing (`record`)."""

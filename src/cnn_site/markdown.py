@@ -1,0 +1,124 @@
+"""Markdown extension: what pages show of front matter, records, catalogue and bibliography.
+
+A directive is a paragraph `[[name arguments]]`, with settings in YAML on the lines below it:
+
+    [[technique attention/squeeze-and-excitation]]      facts and stamp; names the page for the directives after it
+    [[ran]]                                             below the copy-and-run block
+    [[numbers cost]]                                    a table of the record; columns as a YAML list
+    [[equivalence]]  [[corrections]]  [[cite]]
+    [[catalogue]]  [[cards]]  [[category attention]]  ... (every function of `directives` below)
+
+In a sentence `[[=cost.resnet50.params/1e6:.2f]]` is a number of the page's record, marked with its kind.
+"""
+
+import re
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import yaml
+from markdown import Extension, Markdown
+from markdown.blockprocessors import BlockProcessor
+from markdown.inlinepatterns import InlineProcessor
+from markdown.treeprocessors import Treeprocessor
+from markdown.util import AtomicString
+
+from . import ROOT, directives
+from .mathml import MathTree
+from .pages import SiteError
+
+DIRECTIVE = re.compile(r"^\[\[([a-z]+)((?: [^\]\n]+)?)\]\][ ]*(?:\n(.*))?$", re.S)
+INLINE = r"\[\[=([^\]\n]+)\]\]"
+
+
+class Directives(BlockProcessor):
+    """Renders a directive as elements of the tree, so that MkDocs checks and rewrites its links as any others."""
+
+    def __init__(self, md: Markdown, page: directives.Page) -> None:
+        super().__init__(md.parser)
+        self.page = page
+
+    def test(self, parent: ET.Element, block: str) -> bool:
+        return bool(DIRECTIVE.match(block.strip()))
+
+    def run(self, parent: ET.Element, blocks: list[str]) -> None:
+        match = DIRECTIVE.match(blocks.pop(0).strip())
+        assert match is not None
+        name, arguments, settings = match[1], match[2].split(), match[3]
+        try:
+            page = parsed(
+                directives.render(self.page, name, arguments, yaml.safe_load(settings) if settings else None)
+            )
+        except (SiteError, yaml.YAMLError) as error:
+            raise SiteError(f"{self.page.slug or 'a page'}: [[{name}{match[2]}]]: {error}") from error
+        for el in page.iter():
+            if el.tag == "raw":  # code and SVG: kept from the processors that follow
+                el.text = self.parser.md.htmlStash.store(el.text or "")
+                el.tag = "div"
+            elif el.text:
+                el.text = AtomicString(el.text)
+            if el.tail:
+                el.tail = AtomicString(el.tail)
+        for el in page:
+            parent.append(el)
+
+
+def parsed(html: str) -> ET.Element:
+    try:
+        return ET.fromstring(f"<div>{html}</div>")
+    except ET.ParseError as error:
+        raise SiteError(f"template output is not well-formed: {error}\n{html[:2000]}") from error
+
+
+class InlineNumber(InlineProcessor):
+    """`[[=path:format]]`: a number of the record with the sign of its kind."""
+
+    def __init__(self, md: Markdown, page: directives.Page) -> None:
+        super().__init__(INLINE, md)
+        self.page = page
+
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[ET.Element, int, int]:  # type: ignore[override]
+        shown, kind = directives.inline_number(self.page, m[1])
+        el = ET.Element("span", {"class": f"kind {kind}", "title": kind})
+        el.text = AtomicString(shown)
+        return el, m.start(0), m.end(0)
+
+
+class Figures(Treeprocessor):
+    """`![caption](../figures/CATEGORY/NAME.svg)` alone in a paragraph becomes a figure with the SVG inline."""
+
+    def run(self, root: ET.Element) -> None:
+        for p in root.iter("p"):
+            src = (
+                p[0].get("src", "")
+                if len(p) == 1 and p[0].tag == "img" and not (p.text or "").strip()
+                else ""
+            )
+            if "figures/" not in src or not src.endswith(".svg"):
+                continue
+            path = ROOT / "docs" / "figures" / src.rsplit("figures/", 1)[1]
+            if not path.exists():
+                raise SiteError(f"{path.relative_to(ROOT)} is missing; draw it: python -m cnn_site.figures")
+            svg = path.read_text(encoding="utf-8").replace("<svg ", "<svg data-search-exclude ", 1)
+            caption, p.tag, p.text = p[0].get("alt", ""), "figure", self.md.htmlStash.store(svg)
+            p.remove(p[0])
+            ET.SubElement(p, "figcaption").text = AtomicString(caption)
+
+
+class SiteExtension(Extension):
+    def __init__(self, **kwargs: Any) -> None:
+        self.config = {
+            "site_url": ["", "address of the site, ends in /"],
+            "release": ["", "release that this build is; empty: a development version"],
+        }
+        super().__init__(**kwargs)
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        page = directives.Page(self.getConfig("site_url") or "", str(self.getConfig("release") or ""))
+        md.parser.blockprocessors.register(Directives(md, page), "cnn-directives", 175)
+        md.inlinePatterns.register(InlineNumber(md, page), "cnn-number", 185)
+        md.treeprocessors.register(Figures(md), "cnn-figures", 6)
+        md.treeprocessors.register(MathTree(md), "cnn-mathml", 5)
+
+
+def makeExtension(**kwargs: Any) -> SiteExtension:
+    return SiteExtension(**kwargs)

@@ -1,0 +1,260 @@
+"""What the site knows of its techniques, read from files: front matter, catalogue, bibliography, published numbers.
+
+Needs neither torch nor MkDocs, so that a build is quick; every reader is cached until its file changes.
+"""
+
+import csv
+import difflib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pybtex.database import BibliographyData, Entry, parse_string
+
+from . import CATEGORIES, ROOT
+from .evidence import load
+
+DOCS = ROOT / "docs"
+T = TypeVar("T")
+REQUIRED = {"title": str, "description": str, "year": int, "tags": list, "builds_on": list}
+OPTIONAL = {"papers": list, "sources": list, "cost": str}
+
+
+class SiteError(ValueError):
+    """A page, record or table that cannot be shown: the message names file, place and cure."""
+
+
+def _until_changed(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Caches a reader by its file's time of change."""
+
+    @functools.lru_cache(maxsize=512)
+    def cached(path: Path, changed: int) -> T:
+        return read(path)
+
+    return functools.wraps(read)(lambda path: cached(path, path.stat().st_mtime_ns))
+
+
+@dataclass(frozen=True)
+class Technique:
+    """A row of the catalogue, with its page's front matter once there is a page."""
+
+    slug: str
+    category: str
+    planned_title: str
+    planned_year: int | None
+    held_against: str
+    shown_to_work_by: str
+    asked_for: bool
+    facts: dict[str, Any] | None  # front matter; None: planned
+
+    @property
+    def title(self) -> str:
+        return str(self.facts["title"]) if self.facts else self.planned_title
+
+    @property
+    def short(self) -> str:
+        return self.title.split(" (")[0]
+
+    @property
+    def year(self) -> int | None:
+        return self.facts["year"] if self.facts else self.planned_year
+
+    @property
+    def path(self) -> Path:
+        return DOCS / f"{self.slug}.md"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return load(self.slug)
+
+    @property
+    def builds_on(self) -> list[str]:
+        return list(self.facts["builds_on"]) if self.facts else []
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the papers, or of the sources of a practice page."""
+        return [*self.facts.get("papers", []), *self.facts.get("sources", [])] if self.facts else []
+
+
+@_until_changed
+def front_matter(path: Path) -> dict[str, Any]:
+    """The facts of a technique's page; SiteError for a field that is missing, misspelt or of another type."""
+    text = path.read_text(encoding="utf-8")
+    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    if not text.startswith("---\n"):
+        raise SiteError(f"{name}, line 1: front matter is missing; expected --- and {', '.join(REQUIRED)}")
+    facts: dict[str, Any] = yaml.safe_load(text.split("\n---\n", 1)[0][4:])
+    known = {**REQUIRED, **OPTIONAL}
+    for key in facts:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            cure = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise SiteError(f"{name}, line {_line_of(text, key)}: unknown front matter field {key!r}; {cure}")
+        if not isinstance(facts[key], known[key]):
+            raise SiteError(
+                f"{name}, line {_line_of(text, key)}: {key} is {facts[key]!r}, expected {known[key].__name__}"
+            )
+    missing = [key for key in REQUIRED if key not in facts]
+    if "papers" not in facts and "sources" not in facts:
+        missing.append("papers (or sources)")
+    if missing:
+        raise SiteError(f"{name}, line 1: front matter lacks {', '.join(missing)}")
+    return facts
+
+
+def _line_of(text: str, key: str) -> int:
+    return next((n for n, line in enumerate(text.split("\n"), 1) if line.startswith(f"{key}:")), 1)
+
+
+@_until_changed
+def _catalogue_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def techniques() -> list[Technique]:
+    """All techniques in the order of the catalogue."""
+    found = []
+    for row in _catalogue_rows(DOCS / "catalogue.csv"):
+        slug = f"{row['category']}/{row['slug']}"
+        page = DOCS / f"{slug}.md"
+        found.append(
+            Technique(
+                slug=slug,
+                category=row["category"],
+                planned_title=row["title"],
+                planned_year=int(row["year"]) if row.get("year") else None,
+                held_against=row["held_against"],
+                shown_to_work_by=row["shown_to_work_by"],
+                asked_for=row["asked_for"] == "yes",
+                facts=front_matter(page) if page.exists() else None,
+            )
+        )
+    return found
+
+
+def technique(slug: str) -> Technique:
+    for t in techniques():
+        if t.slug == slug:
+            return t
+    near = difflib.get_close_matches(slug, [t.slug for t in techniques()], 1)
+    raise SiteError(
+        f"unknown technique {slug!r}"
+        + (f"; did you mean {near[0]!r}?" if near else "; see docs/catalogue.csv")
+    )
+
+
+def in_category(category: str) -> list[Technique]:
+    if category not in CATEGORIES:
+        raise SiteError(f"unknown category {category!r}; expected one of {', '.join(CATEGORIES)}")
+    return [t for t in techniques() if t.category == category]
+
+
+@_until_changed
+def _bibliography(path: Path) -> BibliographyData:
+    return parse_string(path.read_text(encoding="utf-8"), "bibtex")
+
+
+def bibliography() -> BibliographyData:
+    return _bibliography(DOCS / "references.bib")
+
+
+def paper(key: str) -> Entry:
+    entries = bibliography().entries
+    if key not in entries:
+        near = difflib.get_close_matches(key, list(entries), 1)
+        raise SiteError(
+            f"unknown paper key {key!r}; "
+            + (f"did you mean {near[0]!r}?" if near else "add it to docs/references.bib")
+        )
+    return entries[key]
+
+
+def paper_url(entry: Entry) -> str:
+    """Where a reader finds it: the DOI, else arXiv, else the address of the entry."""
+    fields = entry.fields
+    if "doi" in fields:
+        return f"https://doi.org/{fields['doi']}"
+    if "eprint" in fields:
+        return f"https://arxiv.org/abs/{fields['eprint']}"
+    return str(fields.get("url", ""))
+
+
+def plain(text: str) -> str:
+    """A BibTeX field as text."""
+    from pybtex.richtext import Text
+
+    return str(Text.from_latex(text.replace("\\&", "&")))
+
+
+def authors(entry: Entry) -> list[str]:
+    """Family names."""
+    people = entry.persons.get("author", []) or entry.persons.get("editor", [])
+    return [plain(" ".join(p.prelast_names + p.last_names)) for p in people]
+
+
+def short_cite(key: str) -> str:
+    """`Hu et al. 2018`."""
+    entry = paper(key)
+    names = authors(entry)
+    who = (
+        names[0]
+        if len(names) == 1
+        else " and ".join(names)
+        if len(names) == 2
+        else f"{names[0]} et al."
+        if names
+        else plain(entry.fields["title"])
+    )
+    return f"{who} {entry.fields.get('year', '')}".strip()
+
+
+def venue(entry: Entry) -> str:
+    fields = entry.fields
+    return plain(
+        fields.get("booktitle")
+        or fields.get("journal")
+        or fields.get("publisher")
+        or fields.get("howpublished")
+        or ""
+    )
+
+
+def bibtex(key: str) -> str:
+    entry = paper(key)
+    data = BibliographyData(entries={key: entry})
+    text: str = data.to_string("bibtex")
+    return text.strip()
+
+
+@_until_changed
+def _published(path: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return {(r["technique"], r["row"], r["quantity"]): r for r in csv.DictReader(file)}
+
+
+def published(slug: str, row: str, quantity: str) -> dict[str, str] | None:
+    """A published number with its unit, conditions, source key and place in the source."""
+    return _published(DOCS / "evidence" / "published.csv").get((slug, row, quantity))
+
+
+@_until_changed
+def _changelog(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n")
+
+
+def corrections(slug: str) -> list[tuple[str, str]]:
+    """(release, what was corrected) of a page, from the lines under Corrections in CHANGELOG.md."""
+    found, release, inside = [], "", False
+    for line in _changelog(ROOT / "CHANGELOG.md"):
+        if line.startswith("## "):
+            release, inside = line[3:].strip(), False
+        elif line.startswith("### "):
+            inside = line[4:].strip() == "Corrections"
+        elif inside and line.startswith(f"- `{slug}`"):
+            found.append((release, line.removeprefix(f"- `{slug}`").lstrip(":, ")))
+    return found

@@ -1,0 +1,275 @@
+"""pytest plugin: runs every fence of every page exactly as shown, and gives proof files their `evidence`.
+
+The fences are found by the site's own preprocessors (fences.py), so tabs, admonitions and includes are seen as MkDocs
+sees them; each statement is compiled under the file it was written in, so that an error names that file and line.
+"""
+
+import __future__
+
+import ast
+import contextlib
+import io
+import math
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pytest_markdown_docs._runners import DefaultRunner, register_runner
+from pytest_markdown_docs.plugin import MarkdownInlinePythonItem, MarkdownTextFile
+
+from . import CATEGORIES, ROOT
+from .evidence import Evidence
+from .fences import Block, page_blocks, parser, runnable
+
+OURS = ("cnn_techniques", "cnn_lab", "cnn_site")
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+RAN = pytest.StashKey[dict[Path, dict[int, float]]]()
+
+
+class FenceError(Exception):
+    """What a fence raised; the stock plugin would run a fence again that raises TypeError."""
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cnn-techniques")
+    group.addoption(
+        "--update-evidence", action="store_true", help="write records and shown outputs that are stale"
+    )
+    group.addoption(
+        "--device", default="cpu", help="cuda: modules and page blocks on that device, beside the CPU"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RAN] = {}
+    device = config.getoption("--device")
+    if device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.exit(
+                f"--device {device}: torch {torch.__version__} sees no GPU here; nothing was run",
+                returncode=2,
+            )
+
+
+def page_slug(path: Path) -> str | None:
+    """`attention/squeeze-and-excitation` for the page of a technique."""
+    try:
+        parts = path.resolve().relative_to(ROOT / "docs").with_suffix("").parts
+    except ValueError:
+        return None
+    return "/".join(parts) if len(parts) == 2 and parts[0] in CATEGORIES and parts[1] != "index" else None
+
+
+# --- proof files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest) -> Evidence:
+    """The record of the technique whose proof file asks for it."""
+    path = request.path.relative_to(ROOT)
+    if path.parts[0] != "tests" or path.parts[1] not in CATEGORIES:
+        raise ValueError(f"{path}: only tests/<category>/test_<slug>.py has a record")
+    slug = f"{path.parts[1]}/{path.stem.removeprefix('test_').replace('_', '-')}"
+    return Evidence(slug, update=request.config.getoption("--update-evidence"))
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+class _Source(str):
+    """The text of a fence for the stock plugin, which pads it; the block itself comes along."""
+
+    chain: list[Block]
+
+    def __new__(cls, text: str, chain: list[Block]) -> "_Source":
+        self = super().__new__(cls, text)
+        self.chain = chain
+        return self
+
+    def __radd__(self, left: str) -> "_Source":
+        return _Source(left + str(self), self.chain)
+
+
+class _Parser:
+    """Stands in for markdown-it: pytest-markdown-docs asks for parse() and four attributes of its tokens."""
+
+    def parse(self, text: str) -> list[SimpleNamespace]:
+        tokens, chain = [], []
+        for block in runnable(parser().blocks(text)):
+            chain = [*chain, block] if "continuation" in block.classes else [block]
+            source = _Source(block.code, chain)
+            tokens.append(
+                SimpleNamespace(type="fence", info="py", content=source, map=[block.line - 1, block.line])
+            )
+        return tokens
+
+
+@pytest.hookimpl
+def pytest_markdown_docs_markdown_it() -> _Parser:
+    return _Parser()
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    return MarkdownTextFile.from_parent(parent, path=file_path) if file_path.suffix == ".md" else None
+
+
+@pytest.fixture(autouse=True)
+def _clean_start(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Each fence starts in an empty folder with torch's defaults; a technique's page without our packages."""
+    if not isinstance(request.node, MarkdownInlinePythonItem):
+        yield
+        return
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    if page_slug(request.node.path):
+        for name in [n for n in sys.modules if n.split(".")[0] in OURS] + list(OURS):
+            monkeypatch.setitem(sys.modules, name, None)  # a copied block has only torch
+    device = request.config.getoption("--device")
+    with torch.device(device) if device != "cpu" else contextlib.nullcontext():
+        yield
+    torch.set_num_threads(threads)
+
+
+@register_runner(default=True)
+class PageRunner(DefaultRunner):
+    """Runs a block under the file it was written in and compares what it prints."""
+
+    config: pytest.Config
+    last: tuple[Any, list[Block], dict[str, Any]] = (None, [], {})
+
+    def runtest(self, test: Any, args: dict[str, Any], *, asyncio_runner: object = None) -> None:
+        chain: list[Block] = test.source.chain
+        path, done, space = self.last
+        if (
+            done and path == test.source_path and done == chain[:-1]
+        ):  # go on in the namespace of the fences before it
+            space.update(args)
+        else:
+            done, space = [], args
+        self.last = (None, [], {})
+        for block in chain[len(done) :]:
+            start = time.perf_counter()
+            printed = run_block(block, Path(test.source_path), space)
+            seconds = time.perf_counter() - start
+            self.compare(block, Path(test.source_path), printed)
+        self.config.stash[RAN].setdefault(Path(test.source_path), {})[block.line] = seconds
+        self.last = (test.source_path, chain, space)
+
+    def compare(self, block: Block, page: Path, printed: str) -> None:
+        if (
+            block.output is None or self.config.getoption("--device") != "cpu"
+        ):  # another device draws other numbers
+            return
+        fault = unlike(printed, block.output)
+        if fault and self.config.getoption("--update-evidence"):
+            rewrite_output(page, block, printed)
+        elif fault:
+            raise FenceError(f"{page.name}, line {block.line}: {fault}") from None
+
+    def repr_failure(self, test: Any, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
+        error = excinfo.value.__cause__ or excinfo.value
+        frames = traceback.extract_tb(error.__traceback__)
+        last = max((i for i, f in enumerate(frames) if f.filename == __file__), default=-1)
+        shown = "".join(traceback.format_list(frames[last + 1 :]))
+        told = "".join(traceback.format_exception_only(error)).strip()
+        return f"In {relative(test.source_path)}, the fence at line {test.start_line}:\n{shown}{told}"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    PageRunner.config = session.config
+
+
+def relative(path: Path | str) -> str:
+    return os.path.relpath(path, ROOT)
+
+
+def run_block(block: Block, page: Path, space: dict[str, Any]) -> str:
+    """Executes a block as displayed and returns what it printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        for code in compiled(block, page):
+            try:
+                exec(code, space)
+            except Exception as error:
+                raise FenceError(str(error)) from error
+    return out.getvalue()
+
+
+def compiled(block: Block, page: Path) -> Iterator[Any]:
+    """The statements, each under the file and line it was written in."""
+
+    def place(line: int) -> tuple[str, int]:
+        name, n = block.origins[min(line, len(block.origins)) - 1]
+        return (name, n) if name else (str(page), n)
+
+    try:
+        body = ast.parse(block.code).body
+    except SyntaxError as error:
+        error.filename, error.lineno = place(error.lineno or 1)
+        raise FenceError("syntax error") from error
+    flags = 0
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            flags |= sum(getattr(__future__, a.name).compiler_flag for a in node.names)
+        name = place(node.lineno)[0]
+        for sub in ast.walk(node):
+            for at in {"lineno", "end_lineno"} & set(sub._attributes):
+                setattr(sub, at, place(getattr(sub, at))[1])
+        yield compile(ast.Module([node], []), name, "exec", flags=flags, dont_inherit=True)
+
+
+def unlike(printed: str, shown: str) -> str:
+    """What differs: text exactly, numbers by more than 1e-4 of their size; empty where nothing does."""
+    got, want = printed.strip(), shown.strip()
+    same_text = NUMBER.split(got) == NUMBER.split(want)
+    pairs = zip(NUMBER.findall(got), NUMBER.findall(want), strict=False)
+    if same_text and all(a == b or math.isclose(float(a), float(b), rel_tol=1e-4) for a, b in pairs):
+        return ""
+    return f"printed\n  {got!r}\nbut the page shows\n  {want!r}"
+
+
+def rewrite_output(page: Path, block: Block, printed: str) -> None:
+    """Puts what a block printed into the `.output` fence below it."""
+    lines = page.read_text(encoding="utf-8").split("\n")
+    head = next(n for n in range(block.line, len(lines)) if re.match(r"\s*`{3,}.*\.output", lines[n]))
+    indent = re.match(r"\s*", lines[head])[0]  # type: ignore[index]
+    end = next(n for n in range(head + 1, len(lines)) if lines[n].strip().startswith("```"))
+    lines[head + 1 : end] = [indent + line if line else "" for line in printed.rstrip("\n").split("\n")]
+    page.write_text("\n".join(lines), encoding="utf-8")
+    parser.cache_clear()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stamps the pages all of whose blocks ran in this session."""
+    device = session.config.getoption("--device")
+    if not session.config.getoption("--update-evidence"):
+        return
+    for page, ran in session.config.stash[RAN].items():
+        slug, blocks = page_slug(page), list(runnable(page_blocks(page)))
+        if slug and len(blocks) == len(ran):
+            from cnn_lab.record import environment
+
+            now = environment(device)
+            told = {k: now[k] for k in ("date", "torch", "python", "device") if k in now}
+            rows = [{"title": b.title, "hash": b.hash} for b in blocks]
+            Evidence(slug, update=True).ran(device, rows, list(ran.values()), told)

@@ -1,0 +1,1 @@
+"""Convolutional-network techniques, one module each: `from cnn_techniques.attention import SqueezeExcitation`."""

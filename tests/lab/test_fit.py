@@ -1,0 +1,161 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnn_lab.fit import accuracy, fit, generator, predict, steps
+
+X = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+
+
+def network(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 2))
+
+
+def sgd(model: nn.Module, lr: float = 0.5) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def train(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
+    settings = {"data": (X, Y), "epochs": 3, "batch_size": 16, "optimizer": sgd(model), "seed": 4} | settings
+    return fit(model, **settings)
+
+
+def test_it_is_the_loop_that_one_would_write_by_hand() -> None:
+    model, by_hand = network(), network()
+    history = train(model)
+    optimizer, losses = sgd(by_hand), []
+    for epoch in (1, 2, 3):
+        total = 0.0
+        for rows in torch.randperm(50, generator=generator(4, epoch)).split(16):
+            loss = F.cross_entropy(by_hand(X[rows]), Y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        losses.append(total / 50)
+    assert [h["loss"] for h in history] == losses
+    assert [h["epoch"] for h in history] == [1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), by_hand.parameters(), strict=True))
+
+
+def test_it_learns() -> None:
+    model = network()
+    train(model, epochs=30)
+    assert accuracy(model, X, Y) > 0.95
+
+
+def test_the_same_seed_gives_the_same_run_whatever_was_drawn_before() -> None:
+    first = train(network(dropout=0.5))
+    model = network(dropout=0.5)
+    torch.randn(17)
+    assert train(model) == first
+    assert train(network(dropout=0.5), seed=5) != first
+
+
+def test_the_callers_random_state_is_left_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.randn(2)
+    torch.manual_seed(3)
+    model = nn.Linear(6, 2)
+    torch.manual_seed(3)
+    train(model)
+    assert torch.equal(torch.randn(2), expected)
+
+
+def test_what_a_batch_draws_depends_on_seed_epoch_and_step_alone() -> None:
+    drawn: list[float] = []
+
+    def transform(x: Tensor, y: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn.append(torch.rand((), generator=g).item())
+        torch.rand(len(drawn), generator=g)  # how much a step draws must not reach the next one
+        return x, y
+
+    train(network(), batch_transform=transform)
+    assert len(set(drawn)) == len(drawn) == steps(50, epochs=3, batch_size=16) == 12
+    assert drawn[5] == torch.rand((), generator=generator(4, 2, 1)).item()
+
+
+def test_targets_may_be_a_list_with_one_entry_an_image() -> None:
+    targets = [{"label": y} for y in Y]
+
+    def loss(model: nn.Module, x: Tensor, wanted: list[dict[str, Tensor]]) -> Tensor:
+        return F.cross_entropy(model(x), torch.stack([t["label"] for t in wanted]))
+
+    as_list, as_tensor = network(), network()
+    assert train(as_list, data=(X, targets), loss=loss) == train(as_tensor)
+
+
+def test_masks_need_no_other_loop() -> None:
+    images, masks = torch.randn(8, 1, 5, 7), torch.randint(3, (8, 5, 7))
+    model = nn.Conv2d(1, 3, 3, padding=1)
+    history = train(model, data=(images, masks), epochs=2)
+    assert history[1]["loss"] < history[0]["loss"]
+    assert 0 <= accuracy(model, images, masks) <= 1
+
+
+def test_a_schedule_is_stepped_after_every_batch() -> None:
+    model = network()
+    optimizer = sgd(model, lr=1.0)
+    total = steps(50, epochs=3, batch_size=16)
+    train(model, optimizer=optimizer, schedule=torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.25, total))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.25)
+
+
+def test_evaluation_sees_the_model_in_evaluation_mode_and_its_results_join_the_epoch() -> None:
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        return {"accuracy": accuracy(model, X, Y)}
+
+    assert all(set(h) == {"epoch", "loss", "accuracy"} for h in train(network(), evaluate=evaluate))
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_place() -> None:
+    seen: list[int] = []
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(len(x))
+        return F.cross_entropy(model(x), y) * (float("nan") if len(seen) == 6 else 1.0)
+
+    with pytest.raises(FloatingPointError, match=r"epoch 2, step 1 .*learning rates \[0.5\]"):
+        train(network(), loss=loss)
+
+
+def test_predicting_is_in_evaluation_mode_and_gives_every_module_its_mode_back() -> None:
+    model = network(dropout=0.9)
+    model[0].eval()
+    torch.testing.assert_close(predict(model, X, batch_size=7), predict(model, X))
+    assert [m.training for m in model] == [False, True, True, True]
+    assert not predict(model, X).requires_grad
+
+
+def test_a_detectors_lists_are_joined() -> None:
+    class Detector(nn.Module):
+        def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+            return [{"boxes": row[:4]} for row in x]
+
+    found = predict(Detector(), X, batch_size=8)
+    assert len(found) == 50
+    assert torch.equal(found[9]["boxes"], X[9, :4])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"data": (X, Y[:3])}, {"data": (X[:0], Y[:0])}]
+)
+def test_it_refuses_what_cannot_be_trained_on(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        train(network(), **wrong)
+
+
+def test_predict_refuses_other_outputs() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(TypeError, match="tuple"):
+        predict(Pair(), X)
