@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.special import stdtrit
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 VERSION = 1
 Json = dict[str, Any]

@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from . import CATEGORIES, ROOT, glyphs, pages
+from . import CATEGORIES, ROOT, arcs, glyphs, pages
 from .fences import Block, page_blocks, runnable
 from .pages import SiteError, Technique
 
@@ -168,7 +168,7 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         made = [_cell(t, record, base, key, column, kind) for key in chosen]
         for key, cell in zip(chosen, made, strict=True):
             cells[key].append(cell)
-        note = _note(t, record, column, kind, chosen)
+        note = _note(t, record, table, column, kind, chosen)
         told = json.dumps(note, sort_keys=True)
         if note and told not in marks:
             marks[told] = LETTERS[len(notes)]
@@ -242,7 +242,7 @@ def _number(value: Any, column: dict[str, Any], digits: int | None = None) -> st
 
 
 def _note(
-    t: Technique, record: dict[str, Any], column: dict[str, Any], kind: str, keys: list[str]
+    t: Technique, record: dict[str, Any], table: str, column: dict[str, Any], kind: str, keys: list[str]
 ) -> dict[str, Any] | None:
     """Unit and conditions under the table: typed for computed numbers, from record and published.csv for the others."""
     text = column.get("note", "")
@@ -270,16 +270,15 @@ def _note(
             "record": False,
         }
     if kind == "measured":
-        name = column["measured"].rpartition(".")[0] or next(iter(record["measured"]))
+        name = column["measured"].rpartition(".")[0] or table
         entry = record["measured"].get(name)
         if entry is None:
             raise SiteError(f"docs/evidence/{t.slug}.json has no measured result {name!r}")
         where = entry["environment"]
-        told = (
-            f"Mean over {entry['result']['seeds']} seeds ± half of the 95 % interval, last epoch."
-            if "seeds" in entry["result"]
-            else ""
-        )
+        arms = entry["result"].get("arms", {})
+        values = [arms[k].get(column["measured"].rpartition(".")[2]) for k in keys if k in arms]
+        seeds = next((v["n"] for v in values if isinstance(v, dict)), None)
+        told = f"Mean over {seeds} seeds ± half of the 95 % interval, last epoch." if seeds else ""
         return {
             "text": " ".join(filter(None, [text, told, _sentence(hardware(where))])),
             "sources": [],
@@ -289,7 +288,9 @@ def _note(
 
 
 def hardware(where: dict[str, Any]) -> str:
-    return f"{where.get('processor', where.get('device', 'CPU'))}, {where.get('threads', '?')} thread(s), torch {where['torch']}, {where['date']}"
+    threads = where.get("threads", 1)
+    plural = "s" if threads != 1 else ""
+    return f"{where['processor']}, {threads} thread{plural}, torch {where['torch'].split('+')[0]}, {where['date']}"
 
 
 def _sentence(text: str) -> str:
@@ -358,6 +359,7 @@ def _equivalence_row(name: str, row: dict[str, Any]) -> dict[str, Any]:
     told = ", ".join(f"{what.split(',')[0]} {difference(v)}" for what, v, _ in items)
     return {
         **row,
+        "torch": row["torch"].split("+")[0],
         "name": name,
         "told": f"{told} in {row['dtype']}, of the largest entry",
         "what": "Tolerance: the shaded field.",
@@ -580,10 +582,18 @@ def order(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def prerequisites(page: Page, arguments: list[str], settings: Any) -> str:
-    """The graph of `builds_on` over the pages there are, as text beside the drawn one."""
+    """The graph of `builds_on`: the pages there are, and the planned ones that they need."""
+    there = {t.slug: t for t in pages.techniques() if t.facts}
+    needed = {s for t in there.values() for s in t.builds_on}
+    before = {t.slug: t.builds_on for t in pages.techniques() if t.slug in there or t.slug in needed}
+    try:
+        order = arcs.sequence(before)
+    except ValueError as error:
+        raise SiteError(f"builds_on: {error}") from error
     return fill(
         "prerequisites",
-        rows=[(t, [pages.technique(s) for s in t.builds_on]) for t in pages.techniques() if t.facts],
+        svg=arcs.svg(order, before, [s for s in order if s not in there]),
+        rows=[(pages.technique(s), [pages.technique(b) for b in before[s]]) for s in order],
     )
 
 

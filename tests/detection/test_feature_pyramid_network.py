@@ -15,6 +15,11 @@ def maps(batch: int = 2, channels: tuple[int, ...] = (8, 12, 16)) -> list[Tensor
     return [torch.randn(batch, c, 13 // 2**k + 1, 9 // 2**k + 1) for k, c in enumerate(channels)]
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 DEVICE_CASES = {
     "FeaturePyramidNetwork": lambda: (FeaturePyramidNetwork([8, 12, 16], 8), (maps(),)),
     "FeaturePyramidNetwork with P6 and P7": lambda: (

@@ -1,6 +1,7 @@
 """Why the classification metrics are right: scikit-learn, torchmetrics, and identities between the scores."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,9 @@ def test_a_row_is_a_true_class_and_a_column_a_predicted_one() -> None:
 
 def test_micro_precision_recall_and_f1_are_all_accuracy(case: tuple[Tensor, Tensor]) -> None:
     matrix = confusion_matrix(*case, 4)
-    hits = matrix.diag().sum().double()  # a sample in the wrong class is one false positive and one false negative
+    hits = (
+        matrix.diag().sum().double()
+    )  # a sample in the wrong class is one false positive and one false negative
     wrong = matrix.sum() - hits
     assert accuracy(matrix) == hits / (hits + wrong)
     assert accuracy(matrix) == 2 * hits / (2 * hits + wrong + wrong)
@@ -259,3 +262,64 @@ ONES = torch.ones(3, dtype=torch.int64)
 def test_refuses_what_is_no_labelling(call: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         call()
+
+
+# ---------------------------------------------------------------- the record
+
+
+def classify(eights: float, epochs: int, seed: int) -> dict[str, Any]:
+    """A linear classifier of the digits, of whose eights only this part is kept, to train and to test."""
+    from cnn_lab.data import digits
+    from cnn_lab.fit import fit, generator, predict
+
+    parts = []
+    for images, digit in (digits("train"), digits("test")):
+        rows = (digit == 8).nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator(seed, len(rows)))]
+        keep = torch.ones(len(digit), dtype=torch.bool)
+        keep[rows[round(eights * len(rows)) :]] = False
+        parts.append((images[keep], digit[keep]))
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    fit(model, parts[0], epochs=epochs, batch_size=32, optimizer=optimizer, seed=seed)
+    matrix = confusion_matrix(predict(model, parts[1][0]), parts[1][1], 10)
+    return {
+        "matrix": matrix.tolist(),
+        "accuracy": accuracy(matrix).item(),
+        "balanced": balanced_accuracy(matrix).item(),
+        "macro_f1": macro_average(f1_score(matrix), matrix).item(),
+        "recall_8": recall(matrix)[8].item(),
+    }
+
+
+def classify_both(epochs: int, rare: float, seeds: list[int]) -> dict[str, Any]:
+    from cnn_lab.record import interval, paired, repeat
+
+    arms = {"all": {"eights": 1.0, "epochs": epochs}, "rare": {"eights": rare, "epochs": epochs}}
+    names = {"all": "all digits", "rare": "one eight in ten"}
+    cache = Path(__file__).parents[2] / ".cache" / "record" / "classification_metrics.jsonl"
+    results = repeat(classify, arms, seeds, cache)
+    scores = ("accuracy", "balanced", "macro_f1", "recall_8")
+    values = {arm: {key: [run[key] for run in runs] for key in scores} for arm, runs in results.items()}
+    rows = {
+        arm: {
+            "name": names[arm],
+            **{key: {"seeds": found[key], **interval(found[key])} for key in scores},
+            "matrix": sum(torch.tensor(run["matrix"]) for run in results[arm]).tolist(),
+        }
+        for arm, found in values.items()
+    }
+    pairs = {
+        key: {"name": f"{key}, rare - all", **paired(values["rare"][key], values["all"][key])}
+        for key in scores
+    }
+    return {"seeds": len(seeds), "arms": rows, "paired": pairs}
+
+
+@pytest.mark.record
+def test_record_what_accuracy_does_not_tell_of_a_rare_class(evidence: Any) -> None:
+    arguments = {"epochs": 20, "rare": 0.1, "seeds": [0, 1, 2, 3, 4]}
+    arms = evidence.measured("digits", arguments=arguments, run=classify_both)["arms"]
+    assert abs(arms["rare"]["accuracy"]["mean"] - arms["all"]["accuracy"]["mean"]) < 0.02
+    assert arms["rare"]["recall_8"]["mean"] < arms["all"]["recall_8"]["mean"]

@@ -1,5 +1,5 @@
 from cnn_lab.data import digits
-from cnn_site.figures import pictures_svg
+from cnn_site.figures.pictures import pictures_svg
 
 
 def blends():

@@ -1,7 +1,8 @@
 """Classification metrics: count who was taken for whom, then read every score off that one table.
 
 Source: Sokolova and Lapalme, "A systematic analysis of performance measures for classification tasks",
-Information Processing and Management 45(4), 2009, tables 2 and 3; macro F1 is the mean of the classes' F1.
+Information Processing and Management 45, 2009, tables 2 and 3. Macro F1 is the mean of the classes' F1 as in
+Opitz and Burst, "Macro F1 and Macro F1", arXiv:1911.03347, equation 2, not the F1 of the means.
 Legend: N samples, K classes; the matrix has a row per true class and a column per predicted class.
 """
 

@@ -1,7 +1,7 @@
 """Model cost: count parameters, multiply-adds and activations of a network; time it.
 
-Source: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, arXiv:2003.13678, section 3.1
-(parameters, multiply-adds, and activations as the sizes of the output tensors of all convolutions).
+Source: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020, arXiv:2003.13678, section 4
+(activations: the sizes of the output tensors of all convolutions; here of all that is counted as MACs).
 Legend: a MAC is one multiplication with its addition; N images, C channels, H x W pixels.
 
 Counted as MACs: convolutions (grouped, dilated, transposed, deformable), matrix products, and the two
