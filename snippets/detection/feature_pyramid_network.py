@@ -13,5 +13,7 @@ levels = pyramid([c3, c4, c5])
 for name, level in zip(["P3", "P4", "P5", "P6", "P7"], levels, strict=True):
     print(name, tuple(level.shape))
 changed = pyramid([c3, c4, torch.zeros_like(c5)])[0] - levels[0]
-print(f"without C5, P3 changes by {changed.norm() / levels[0].norm():.3f} of its length")
+print(
+    f"without C5, P3 changes by {changed.norm() / levels[0].norm():.3f} of its length"
+)
 # --8<-- [end:usage]

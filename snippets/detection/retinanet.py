@@ -13,7 +13,10 @@ from cnn_techniques.modern import BasicBlock, ResNet
 torch.manual_seed(0)
 body = ResNet(BasicBlock, (1, 1, 1, 1), width=8, in_channels=1)
 pyramid = FeaturePyramidNetwork([16, 32, 64], 16)  # P3, P4, P5
-detector = RetinaNet(RetinaNetBackbone(body, pyramid), 16, num_classes=2, anchor_sizes=(12, 20, 32))
+backbone = RetinaNetBackbone(body, pyramid)
+detector = RetinaNet(
+    backbone, 16, num_classes=2, anchor_sizes=(12, 20, 32), tower_std=0.12
+)
 
 image = torch.zeros(1, 1, 64, 96)
 image[..., 10:30, 12:32] = 1.0  # a bright square, class 0
@@ -31,6 +34,10 @@ for step in range(60):  # one image only: to see the parts work together
     optimizer.step()
 
 found = retinanet_detections(detector.train()(image), score_threshold=0.5)[0]
-for box, label, score in zip(found["boxes"], found["labels"], found["scores"], strict=True):
-    print(f"class {label.item()} at {[round(v) for v in box.tolist()]}, score {score:.2f}")
+for box, label, score in zip(
+    found["boxes"], found["labels"], found["scores"], strict=True
+):
+    print(
+        f"class {label.item()} at {[round(v) for v in box.tolist()]}, score {score:.2f}"
+    )
 # --8<-- [end:usage]

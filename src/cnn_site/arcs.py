@@ -13,15 +13,28 @@ def sequence(builds_on: Mapping[str, Sequence[str]]) -> list[str]:
     done: list[str] = []
     waiting = list(builds_on)
     while waiting:
-        ready = next((n for n in waiting if all(b in done or b not in builds_on for b in builds_on[n])), None)
+        ready = next(
+            (
+                n
+                for n in waiting
+                if all(b in done or b not in builds_on for b in builds_on[n])
+            ),
+            None,
+        )
         if ready is None:
-            raise ValueError(f"these build on one another in a circle: {', '.join(waiting)}")
+            raise ValueError(
+                f"these build on one another in a circle: {', '.join(waiting)}"
+            )
         waiting.remove(ready)
         done.append(ready)
     return done
 
 
-def svg(order: Sequence[str], builds_on: Mapping[str, Sequence[str]], planned: Sequence[str] = ()) -> str:
+def svg(
+    order: Sequence[str],
+    builds_on: Mapping[str, Sequence[str]],
+    planned: Sequence[str] = (),
+) -> str:
     """A dot for each name in its row, and an arc from what it builds on."""
     place = {name: ROW * (k + 0.5) for k, name in enumerate(order)}
     x = WIDTH - 8
@@ -31,7 +44,9 @@ def svg(order: Sequence[str], builds_on: Mapping[str, Sequence[str]], planned: S
             if before in place:
                 a, b = place[before], place[name]
                 reach = x - min(84, 12 + 10 * (abs(b - a) / ROW) ** 0.75)
-                lines.append(f'<path d="M{x} {a:g}C{reach:.1f} {a:g} {reach:.1f} {b:g} {x} {b:g}"/>')
+                lines.append(
+                    f'<path d="M{x} {a:g}C{reach:.1f} {a:g} {reach:.1f} {b:g} {x} {b:g}"/>'
+                )
     dots = [
         f'<circle{" class=" + chr(34) + "plan" + chr(34) if n in planned else ""} cx="{x}" cy="{y:g}" r="4"/>'
         for n, y in place.items()

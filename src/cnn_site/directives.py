@@ -14,13 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pygments
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
 
-from . import CATEGORIES, ROOT, arcs, glyphs, pages
+from . import CATEGORIES, ROOT, arcs, glyphs, pages, snake
 from .fences import Block, page_blocks, runnable
 from .pages import SiteError, Technique
 
-log = logging.getLogger("mkdocs.plugins.cnn_site")  # a warning here fails a strict build
+log = logging.getLogger(
+    "mkdocs.plugins.cnn_site"
+)  # a warning here fails a strict build
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
     autoescape=True,
@@ -68,7 +73,9 @@ class Page:
 
 def render(page: Page, name: str, arguments: list[str], settings: Any) -> str:
     if name not in DIRECTIVES:
-        raise SiteError(f"unknown directive [[{name}]]; known are {', '.join(DIRECTIVES)}")
+        raise SiteError(
+            f"unknown directive [[{name}]]; known are {', '.join(DIRECTIVES)}"
+        )
     return DIRECTIVES[name](page, arguments, settings)
 
 
@@ -92,7 +99,9 @@ class Stamp:
 
     @property
     def word(self) -> str:
-        return {"ok": "verified", "stale": "stale", "none": "not yet verified"}[self.state]
+        return {"ok": "verified", "stale": "stale", "none": "not yet verified"}[
+            self.state
+        ]
 
 
 def stamp(t: Technique) -> Stamp:
@@ -103,10 +112,20 @@ def stamp(t: Technique) -> Stamp:
     run, hashes = runs["cpu"], [b.hash for b in blocks]
     ran = sum(h in run["blocks"] for h in hashes)
     gpu = next(
-        (r.get("device", name) for name, r in runs.items() if name != "cpu" and r["blocks"] == hashes), ""
+        (
+            r.get("device", name)
+            for name, r in runs.items()
+            if name != "cpu" and r["blocks"] == hashes
+        ),
+        "",
     )
     return Stamp(
-        "ok" if run["blocks"] == hashes else "stale", len(blocks), ran, run["date"], run["torch"], gpu
+        "ok" if run["blocks"] == hashes else "stale",
+        len(blocks),
+        ran,
+        run["date"],
+        run["torch"],
+        gpu,
     )
 
 
@@ -126,8 +145,13 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         stamp=now,
         paper=pages.short_cite(key),
         paper_url=pages.paper_url(pages.paper(key)),
+        module=f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
         builds_on=[pages.technique(s) for s in t.builds_on],
-        cost=re.sub(r"\[\[=([^\]]+)\]\]", lambda m: inline_number(page, m[1])[0], t.facts.get("cost", "")),
+        cost=re.sub(
+            r"\[\[=([^\]]+)\]\]",
+            lambda m: inline_number(page, m[1])[0],
+            t.facts.get("cost", ""),
+        ),
     )
 
 
@@ -136,7 +160,9 @@ def ran(page: Page, arguments: list[str], settings: Any) -> str:
     t = page.technique
     block = copy_block(t)
     run = t.record.get("runs", {}).get("cpu", {"blocks": [], "seconds": []})
-    seconds = dict(zip(run["blocks"], run["seconds"], strict=True)).get(block.hash, math.nan)
+    seconds = dict(zip(run["blocks"], run["seconds"], strict=True)).get(
+        block.hash, math.nan
+    )
     return fill("ran", t=t, stamp=stamp(t), hash=block.hash, seconds=seconds)
 
 
@@ -173,7 +199,9 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         if note and told not in marks:
             marks[told] = LETTERS[len(notes)]
             notes.append(note)
-        columns.append({"head": column["head"], "kind": kind, "mark": marks.get(told, "")})
+        columns.append(
+            {"head": column["head"], "kind": kind, "mark": marks.get(told, "")}
+        )
     groups: list[list[Any]] = []
     for c in columns:
         if groups and groups[-1][0] == c["kind"]:
@@ -181,7 +209,11 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         else:
             groups.append([c["kind"], 1])
     rows = [
-        {"name": base[key].get("name", key) if key in base else key, "cells": cells[key]} for key in chosen
+        {
+            "name": base[key].get("name", key) if key in base else key,
+            "cells": cells[key],
+        }
+        for key in chosen
     ]
     return fill(
         "numbers",
@@ -202,24 +234,37 @@ def _arms(record: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _cell(
-    t: Technique, record: dict[str, Any], base: dict[str, Any], key: str, column: dict[str, Any], kind: str
+    t: Technique,
+    record: dict[str, Any],
+    base: dict[str, Any],
+    key: str,
+    column: dict[str, Any],
+    kind: str,
 ) -> dict[str, Any]:
     value: Any = None
     if kind == "published":
         row = pages.published(t.slug, key, column["published"])
         value = float(row["value"]) if row else None
         digits = (
-            len(row["value"].partition(".")[2]) if row and "digits" not in column else column.get("digits")
+            len(row["value"].partition(".")[2])
+            if row and "digits" not in column
+            else column.get("digits")
         )
         return {"kind": kind, "text": _number(value, column, digits), "pm": ""}
     if kind == "computed":
         value = base.get(key, {}).get(column["computed"])
     else:
         name, _, quantity = column["measured"].rpartition(".")
-        value = ((_arms(record, name) if name else base) or {}).get(key, {}).get(quantity)
+        value = (
+            ((_arms(record, name) if name else base) or {}).get(key, {}).get(quantity)
+        )
     if isinstance(value, dict):
         half = (value["high"] - value["low"]) / 2
-        return {"kind": kind, "text": _number(value["mean"], column), "pm": "± " + _number(half, column)}
+        return {
+            "kind": kind,
+            "text": _number(value["mean"], column),
+            "pm": "± " + _number(half, column),
+        }
     return {"kind": kind, "text": _number(value, column), "pm": ""}
 
 
@@ -242,12 +287,21 @@ def _number(value: Any, column: dict[str, Any], digits: int | None = None) -> st
 
 
 def _note(
-    t: Technique, record: dict[str, Any], table: str, column: dict[str, Any], kind: str, keys: list[str]
+    t: Technique,
+    record: dict[str, Any],
+    table: str,
+    column: dict[str, Any],
+    kind: str,
+    keys: list[str],
 ) -> dict[str, Any] | None:
     """Unit and conditions under the table: typed for computed numbers, from record and published.csv for the others."""
     text = column.get("note", "")
     if kind == "published":
-        rows = [r for r in (pages.published(t.slug, key, column["published"]) for key in keys) if r]
+        rows = [
+            r
+            for r in (pages.published(t.slug, key, column["published"]) for key in keys)
+            if r
+        ]
         if not rows:
             raise SiteError(
                 f"docs/evidence/published.csv has no {column['published']!r} of {t.slug} for {', '.join(keys)}"
@@ -273,12 +327,22 @@ def _note(
         name = column["measured"].rpartition(".")[0] or table
         entry = record["measured"].get(name)
         if entry is None:
-            raise SiteError(f"docs/evidence/{t.slug}.json has no measured result {name!r}")
+            raise SiteError(
+                f"docs/evidence/{t.slug}.json has no measured result {name!r}"
+            )
         where = entry["environment"]
         arms = entry["result"].get("arms", {})
-        values = [arms[k].get(column["measured"].rpartition(".")[2]) for k in keys if k in arms]
+        values = [
+            arms[k].get(column["measured"].rpartition(".")[2])
+            for k in keys
+            if k in arms
+        ]
         seeds = next((v["n"] for v in values if isinstance(v, dict)), None)
-        told = f"Mean over {seeds} seeds ± half of the 95 % interval, last epoch." if seeds else ""
+        told = (
+            f"Mean over {seeds} seeds ± half of the 95 % interval, last epoch."
+            if seeds
+            else ""
+        )
         return {
             "text": " ".join(filter(None, [text, told, _sentence(hardware(where))])),
             "sources": [],
@@ -299,9 +363,13 @@ def _sentence(text: str) -> str:
 
 def inline_number(page: Page, expression: str) -> tuple[str, str]:
     """`cost.resnet50.params/1e6:.2f` -> ("25.56", "computed"); the first word is a table, a measured result, or `published`."""
-    m = re.fullmatch(r"\s*([\w.+-]+?)\s*(?:([/*])\s*([\d.e+-]+))?\s*(?::(.*))?", expression)
+    m = re.fullmatch(
+        r"\s*([\w.+-]+?)\s*(?:([/*])\s*([\d.e+-]+))?\s*(?::(.*))?", expression
+    )
     if not m:
-        raise SiteError(f"[[={expression}]]: expected path, optionally /divisor and :format")
+        raise SiteError(
+            f"[[={expression}]]: expected path, optionally /divisor and :format"
+        )
     names, record = m[1].split("."), page.technique.record
     if names[0] == "published":
         row = pages.published(page.slug, names[1], names[2])
@@ -313,17 +381,23 @@ def inline_number(page: Page, expression: str) -> tuple[str, str]:
         kind = "published"
     else:
         kind = "computed" if names[0] in record.get("computed", {}) else "measured"
-        value = record.get("computed", {}).get(names[0]) or record.get("measured", {}).get(names[0], {}).get(
-            "result"
-        )
+        value = record.get("computed", {}).get(names[0]) or record.get(
+            "measured", {}
+        ).get(names[0], {}).get("result")
         for n in names[1:]:
             if isinstance(value, list) and n.lstrip("-").isdigit():
                 value = value[int(n)]
             elif isinstance(value, dict) and n in value:
                 value = value[n]
             else:
-                has = f"; there is {', '.join(map(str, value))}" if isinstance(value, dict) else ""
-                raise SiteError(f"[[={expression}]]: docs/evidence/{page.slug}.json has no {n!r}{has}")
+                has = (
+                    f"; there is {', '.join(map(str, value))}"
+                    if isinstance(value, dict)
+                    else ""
+                )
+                raise SiteError(
+                    f"[[={expression}]]: docs/evidence/{page.slug}.json has no {n!r}{has}"
+                )
     if m[2]:
         value = value / float(m[3]) if m[2] == "/" else value * float(m[3])
     return format(value, m[4] or ("," if isinstance(value, int) else "")), kind
@@ -343,14 +417,20 @@ def equivalence(page: Page, arguments: list[str], settings: Any) -> str:
             f"docs/evidence/{t.slug}.json has no equivalence {unknown[0]!r}; there is {', '.join(rows)}"
         )
     boxes = [_equivalence_row(name, rows[name]) for name in first]
-    more = [_equivalence_row(name, row) for name, row in rows.items() if name not in first]
+    more = [
+        _equivalence_row(name, row) for name, row in rows.items() if name not in first
+    ]
     return fill("equivalence", t=t, rows=boxes, more=more, devices=_devices(t.record))
 
 
 def _equivalence_row(name: str, row: dict[str, Any]) -> dict[str, Any]:
     double = row["dtype"].endswith("float64")
     short = "f64" if double else "f32"
-    bound = {"output": 1e-10, "gradient": 1e-8, "buffers": 1e-10} if double else {"output": 1e-5}
+    bound = (
+        {"output": 1e-10, "gradient": 1e-8, "buffers": 1e-10}
+        if double
+        else {"output": 1e-5}
+    )
     items = [
         (f"{what}, {short}", row[what], "dot" if double else "dot hollow")
         for what in ("output", "gradient", "buffers")
@@ -374,14 +454,25 @@ def _equivalence_row(name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def difference(value: float | None) -> str:
-    return "–" if value is None else "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-")
+    return (
+        "–"
+        if value is None
+        else "0"
+        if value == 0
+        else f"{value:.1e}".replace("e-0", "e-")
+    )
 
 
 def _devices(record: dict[str, Any]) -> dict[str, Any] | None:
     for run in record.get("devices", {}).values():
         rows = run["rows"].values()
         worst = {d: difference(max(r[d] for r in rows)) for d in ("float64", "float32")}
-        return {"name": run["device"], "date": run["date"], "torch": run["torch"], **worst}
+        return {
+            "name": run["device"],
+            "date": run["date"],
+            "torch": run["torch"],
+            **worst,
+        }
     return None
 
 
@@ -390,7 +481,9 @@ def strip(items: list[tuple[str, float, str]], tolerance: float, label: str) -> 
     low, high, left, right = -17, -3, 100, 390
 
     def x(value: float) -> float:
-        return left + (right - left) * (math.log10(max(value, 1e-17)) - low) / (high - low)
+        return left + (right - left) * (math.log10(max(value, 1e-17)) - low) / (
+            high - low
+        )
 
     height = 30 + 26 * len(items)
     out = [
@@ -442,7 +535,7 @@ def cite(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def code(title: str, text: str) -> str:
-    return f'<div class="language-bibtex highlight"><span class="filename">{html.escape(title)}</span><pre><code>{html.escape(text)}</code></pre></div>'
+    return f'<div class="language-bibtex highlight"><span class="filename">{html.escape(title)}</span><pre><code>{highlighted(text, "bibtex")}</code></pre></div>'
 
 
 # --- pages about all techniques ---------------------------------------------------------------------------------------
@@ -459,39 +552,86 @@ def _cost(t: Technique) -> dict[str, Any]:
     variants = list(t.record.get("computed", {}).get("cost", {}).values())
     params = variants[0].get("params") if variants else None
     if params:
-        return {"cost": f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k", "sort": params}
+        return {
+            "cost": f"{params / 1e6:.2f} M"
+            if params >= 1e5
+            else f"{params / 1e3:.1f} k",
+            "sort": params,
+        }
     formula = (t.facts or {}).get("cost", "")
     return {"cost": "" if "[[" in formula else formula, "sort": ""}
 
 
 def cards(page: Page, arguments: list[str], settings: Any) -> str:
     rows = [(c, pages.in_category(c)) for c in CATEGORIES]
-    return fill("cards", rows=[(c, len(ts), ([t for t in ts if t.facts] or ts)[:3]) for c, ts in rows])
+    return fill(
+        "cards",
+        rows=[(c, len(ts), ([t for t in ts if t.facts] or ts)[:3]) for c, ts in rows],
+    )
 
 
 def about(page: Page, arguments: list[str], settings: Any) -> str:
     """The sentence of a category."""
     if arguments[0] not in ABOUT:
-        raise SiteError(f"unknown category {arguments[0]!r}; expected one of {', '.join(ABOUT)}")
+        raise SiteError(
+            f"unknown category {arguments[0]!r}; expected one of {', '.join(ABOUT)}"
+        )
     return f'<p class="lead">{html.escape(ABOUT[arguments[0]])}</p>'
 
 
 def specimen(page: Page, arguments: list[str], settings: Any) -> str:
-    """One page's promises at work, for the home page."""
+    """One page's promises at work, for the home page; `numbers` lists what to show, as [expression, unit]."""
     t = pages.technique(arguments[0])
-    row = next(iter(t.record.get("equivalence", {"": {"dtype": "float64", "reference": "", "output": None}}).values()))
-    return fill("specimen", t=t, stamp=stamp(t), row=row, difference=difference(row["output"]), output=copy_block(t).output)
+    row = next(
+        iter(
+            t.record.get(
+                "equivalence",
+                {"": {"dtype": "float64", "reference": "", "output": None}},
+            ).values()
+        )
+    )
+    about = Page(page.site_url, page.release, t.slug)
+    return fill(
+        "specimen",
+        t=t,
+        stamp=stamp(t),
+        row=row,
+        difference=difference(row["output"]),
+        excerpt=highlighted(
+            "\n".join(b.code for b in page_blocks(t.path) if b.is_excerpt), "python"
+        ),
+        output=html.escape(copy_block(t).output or ""),
+        numbers=[
+            (*inline_number(about, path), unit)
+            for path, unit in (settings or {}).get("numbers", ())
+        ],
+        release=page.release,
+    )
+
+
+def highlighted(text: str, language: str) -> str:
+    return str(
+        pygments.highlight(
+            text, get_lexer_by_name(language), HtmlFormatter(nowrap=True)
+        )
+    )
 
 
 def category(page: Page, arguments: list[str], settings: Any) -> str:
     return fill(
-        "category", rows=[{"t": t, "stamp": stamp(t), **_cost(t)} for t in pages.in_category(arguments[0])]
+        "category",
+        rows=[
+            {"t": t, "stamp": stamp(t), **_cost(t)}
+            for t in pages.in_category(arguments[0])
+        ],
     )
 
 
 def latest(page: Page, arguments: list[str], settings: Any) -> str:
     rows = [(stamp(t), t) for t in pages.techniques() if t.facts]
-    rows = sorted((r for r in rows if r[0].state == "ok"), key=lambda r: r[0].date, reverse=True)
+    rows = sorted(
+        (r for r in rows if r[0].state == "ok"), key=lambda r: r[0].date, reverse=True
+    )
     return fill("latest", rows=rows[:6])
 
 
@@ -535,7 +675,9 @@ def environments(page: Page, arguments: list[str], settings: Any) -> str:
     found: dict[tuple[str, str, str], list[int]] = {}
     for t in pages.techniques():
         for name, run in t.record.get("runs", {}).items() if t.facts else ():
-            row = found.setdefault((run.get("device", name), run["torch"], run["python"]), [0, 0])
+            row = found.setdefault(
+                (run.get("device", name), run["torch"], run["python"]), [0, 0]
+            )
             row[0] += 1
             row[1] += len(run["blocks"])
     return fill("environments", rows=sorted(found.items()))
@@ -548,8 +690,16 @@ def skips(page: Page, arguments: list[str], settings: Any) -> str:
         lines = path.read_text(encoding="utf-8").split("\n")
         for block in page_blocks(path):
             if "notest" in block.classes:
-                reason = lines[block.line - 2].strip().removeprefix("<!--").removesuffix("-->").strip()
-                rows.append((path.relative_to(ROOT / "docs").as_posix(), block.line, reason))
+                reason = (
+                    lines[block.line - 2]
+                    .strip()
+                    .removeprefix("<!--")
+                    .removesuffix("-->")
+                    .strip()
+                )
+                rows.append(
+                    (path.relative_to(ROOT / "docs").as_posix(), block.line, reason)
+                )
     return fill("skips", rows=rows)
 
 
@@ -559,7 +709,8 @@ def references(page: Page, arguments: list[str], settings: Any) -> str:
         for key in t.keys:
             users.setdefault(key, []).append(t)
     entries = sorted(
-        pages.bibliography().entries.items(), key=lambda kv: (kv[1].fields.get("year", ""), kv[0])
+        pages.bibliography().entries.items(),
+        key=lambda kv: (kv[1].fields.get("year", ""), kv[0]),
     )
     rows = [
         {
@@ -578,14 +729,21 @@ def references(page: Page, arguments: list[str], settings: Any) -> str:
 
 def order(page: Page, arguments: list[str], settings: Any) -> str:
     """A reading order: slugs in YAML, in order; what has no page yet is text."""
-    return fill("order", rows=[(pages.technique(row["slug"]), row.get("why", "")) for row in settings])
+    return fill(
+        "order",
+        rows=[(pages.technique(row["slug"]), row.get("why", "")) for row in settings],
+    )
 
 
 def prerequisites(page: Page, arguments: list[str], settings: Any) -> str:
     """The graph of `builds_on`: the pages there are, and the planned ones that they need."""
     there = {t.slug: t for t in pages.techniques() if t.facts}
     needed = {s for t in there.values() for s in t.builds_on}
-    before = {t.slug: t.builds_on for t in pages.techniques() if t.slug in there or t.slug in needed}
+    before = {
+        t.slug: t.builds_on
+        for t in pages.techniques()
+        if t.slug in there or t.slug in needed
+    }
     try:
         order = arcs.sequence(before)
     except ValueError as error:
@@ -593,7 +751,9 @@ def prerequisites(page: Page, arguments: list[str], settings: Any) -> str:
     return fill(
         "prerequisites",
         svg=arcs.svg(order, before, [s for s in order if s not in there]),
-        rows=[(pages.technique(s), [pages.technique(b) for b in before[s]]) for s in order],
+        rows=[
+            (pages.technique(s), [pages.technique(b) for b in before[s]]) for s in order
+        ],
     )
 
 

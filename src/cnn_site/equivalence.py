@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 OUTPUT_BOUND = 1e-10  # of the largest entry of that output
-GRADIENT_BOUND = 1e-8  # of max(largest entry of that gradient, 1e-6 of the largest gradient)
+GRADIENT_BOUND = (
+    1e-8  # of max(largest entry of that gradient, 1e-6 of the largest gradient)
+)
 FLOAT32_BOUND = 1e-5
 ALIVE = (1e-3, 1e3)
 DIFFERENT = 1e-3  # how far two images must be apart, as a part of the largest output
@@ -50,7 +52,9 @@ def compare(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     train: bool = True,
-    outputs: Callable[[Any], Any] | tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None,
+    outputs: Callable[[Any], Any]
+    | tuple[Callable[[Any], Any], Callable[[Any], Any]]
+    | None = None,
     square: bool = False,
 ) -> Comparison:
     """Compare two networks parameter by parameter, output by output, gradient by gradient. Both are changed.
@@ -72,14 +76,20 @@ def compare(
     """
     if match not in ("name", "order"):
         raise ValueError(f'match must be "name" or "order", got {match!r}')
-    if dtype not in (torch.float64, torch.float32) or (dtype == torch.float32 and train):
-        raise ValueError(f"float32 is for train=False only, training needs float64, got {dtype=}, {train=}")
+    if dtype not in (torch.float64, torch.float32) or (
+        dtype == torch.float32 and train
+    ):
+        raise ValueError(
+            f"float32 is for train=False only, training needs float64, got {dtype=}, {train=}"
+        )
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     shape = _check_inputs(arguments, square)
     if train:
         for side, network in (("ours", ours), ("the reference", reference)):
             _refuse_dropout(side, network)
-    of_ours, of_reference = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+    of_ours, of_reference = (
+        outputs if isinstance(outputs, tuple) else (outputs, outputs)
+    )
     with _default_dtype(dtype):
         ours.to(dtype), reference.to(dtype)
         names = _pair(ours, reference, match)  # reference's name -> our name
@@ -87,29 +97,47 @@ def compare(
         _draw(reference, generator)
         _calibrate(reference, arguments, dtype, generator)
         state = reference.state_dict()
-        ours.load_state_dict({names[name]: value.clone() for name, value in state.items()}, strict=True)
+        ours.load_state_dict(
+            {names[name]: value.clone() for name, value in state.items()}, strict=True
+        )
 
         gradients = dtype == torch.float64
         bound = OUTPUT_BOUND if gradients else FLOAT32_BOUND
         worst: dict[str, float] = {"output": 0.0, "gradient": 0.0, "buffers": 0.0}
         modes = ["evaluation", "training"] if train else ["evaluation"]
         for mode in modes:
-            expected = _run(reference, arguments, dtype, mode, of_reference, gradients, seed)
+            expected = _run(
+                reference, arguments, dtype, mode, of_reference, gradients, seed
+            )
             if mode == "evaluation":
                 _assert_alive(expected.outputs, shape[0])
             actual = _run(ours, arguments, dtype, mode, of_ours, gradients, seed)
             where = f" in {mode} mode"
             output = _outputs(actual.outputs, expected.outputs, bound, where)
-            gradient = _gradients(actual.gradients, expected.gradients, names, where) if gradients else 0.0
-            buffers = _buffers(actual.buffers, expected.buffers, names, where) if train else 0.0
-            for key, value in (("output", output), ("gradient", gradient), ("buffers", buffers)):
+            gradient = (
+                _gradients(actual.gradients, expected.gradients, names, where)
+                if gradients
+                else 0.0
+            )
+            buffers = (
+                _buffers(actual.buffers, expected.buffers, names, where)
+                if train
+                else 0.0
+            )
+            for key, value in (
+                ("output", output),
+                ("gradient", gradient),
+                ("buffers", buffers),
+            ):
                 worst[key] = max(worst[key], value)
     return Comparison(
         parameters=sum(p.numel() for p in ours.parameters()),
         tensors=len(names),
         output=worst["output"],
         gradient=worst["gradient"] if gradients else None,
-        buffers=worst["buffers"] if train and any(True for _ in reference.buffers()) else None,
+        buffers=worst["buffers"]
+        if train and any(True for _ in reference.buffers())
+        else None,
         dtype=str(dtype).removeprefix("torch."),
         shape=shape,
         modes=modes,
@@ -133,23 +161,35 @@ def difference(
     actual = {name: pair[0] for name, pair in outputs.items()}
     expected = {name: pair[1] for name, pair in outputs.items()}
     if not any(bool(value.any()) for value in expected.values()):
-        raise AssertionError(f"the reference is not alive: {', '.join(expected)} hold nothing but zeros")
+        raise AssertionError(
+            f"the reference is not alive: {', '.join(expected)} hold nothing but zeros"
+        )
     output = _outputs(actual, expected, bound, "")
     gradient = None
     if gradients:
-        ours: dict[str, Tensor | None] = {name: pair[0] for name, pair in gradients.items()}
-        theirs: dict[str, Tensor | None] = {name: pair[1] for name, pair in gradients.items()}
+        ours: dict[str, Tensor | None] = {
+            name: pair[0] for name, pair in gradients.items()
+        }
+        theirs: dict[str, Tensor | None] = {
+            name: pair[1] for name, pair in gradients.items()
+        }
         gradient = _gradients(ours, theirs, {name: name for name in gradients}, "")
     floats = [value.dtype for value in expected.values() if value.is_floating_point()]
-    dtype = str(floats[0] if floats else next(iter(expected.values())).dtype).removeprefix("torch.")
-    return Comparison(None, None, output, gradient, None, dtype, list(shape), list(modes))
+    dtype = str(
+        floats[0] if floats else next(iter(expected.values())).dtype
+    ).removeprefix("torch.")
+    return Comparison(
+        None, None, output, gradient, None, dtype, list(shape), list(modes)
+    )
 
 
 # ---------------------------------------------------------------- before the comparison
 
 
 def _check_inputs(arguments: tuple[Any, ...], square: bool) -> list[int]:
-    tensors = [value for value in _flatten(arguments).values() if value.is_floating_point()]
+    tensors = [
+        value for value in _flatten(arguments).values() if value.is_floating_point()
+    ]
     if not tensors:
         raise ValueError("no floating-point tensor among the inputs")
     for value in tensors:
@@ -157,8 +197,15 @@ def _check_inputs(arguments: tuple[Any, ...], square: bool) -> list[int]:
             raise ValueError(
                 f"one image cannot be told from another: batch of {tuple(value.shape)}, at least 2 needed"
             )
-        if value.ndim == 4 and value.shape[2] == value.shape[3] and value.shape[2] > 1 and not square:
-            raise ValueError(f"square images hide swapped height and width: {tuple(value.shape)}")
+        if (
+            value.ndim == 4
+            and value.shape[2] == value.shape[3]
+            and value.shape[2] > 1
+            and not square
+        ):
+            raise ValueError(
+                f"square images hide swapped height and width: {tuple(value.shape)}"
+            )
     return list(tensors[0].shape)
 
 
@@ -182,11 +229,15 @@ def _pair(ours: nn.Module, reference: nn.Module, match: str) -> dict[str, str]:
         if match == "name":
             missing, extra = theirs.keys() - mine.keys(), mine.keys() - theirs.keys()
             if missing or extra:
-                raise AssertionError(f"{kind}s differ: missing {sorted(missing)}, extra {sorted(extra)}")
+                raise AssertionError(
+                    f"{kind}s differ: missing {sorted(missing)}, extra {sorted(extra)}"
+                )
             matched = {name: name for name in theirs}
         else:
             if len(mine) != len(theirs):
-                raise AssertionError(f"{len(mine)} {kind}s, the reference has {len(theirs)}")
+                raise AssertionError(
+                    f"{len(mine)} {kind}s, the reference has {len(theirs)}"
+                )
             matched = dict(zip(theirs, mine, strict=True))
         for name, own in matched.items():
             if mine[own] != theirs[name]:
@@ -202,7 +253,9 @@ def _saved(network: nn.Module, kind: str) -> dict[str, torch.Size]:
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     state = network.state_dict()
     return {
-        name: value.shape for name, value in state.items() if (name in parameters) == (kind == "parameter")
+        name: value.shape
+        for name, value in state.items()
+        if (name in parameters) == (kind == "parameter")
     }
 
 
@@ -217,21 +270,32 @@ def _draw(network: nn.Module, generator: torch.Generator) -> None:
         if "bias" in last or last == "running_mean":
             drawn = 0.1 * normal
         elif fan_in > 1 and "var" not in last:
-            drawn = normal * (2 / fan_in) ** 0.5  # He: keeps the signal's size through a ReLU
+            drawn = (
+                normal * (2 / fan_in) ** 0.5
+            )  # He: keeps the signal's size through a ReLU
         else:  # norm weights, layer scales, gates, variances: about 1, never 0
-            drawn = 0.5 + torch.rand(value.shape, generator=generator, dtype=torch.float64)
+            drawn = 0.5 + torch.rand(
+                value.shape, generator=generator, dtype=torch.float64
+            )
         value.copy_(drawn)  # a state dict shares memory with its network
 
 
 @torch.no_grad()
 def _calibrate(
-    network: nn.Module, arguments: tuple[Any, ...], dtype: torch.dtype, generator: torch.Generator
+    network: nn.Module,
+    arguments: tuple[Any, ...],
+    dtype: torch.dtype,
+    generator: torch.Generator,
 ) -> None:
     """Give batch norms the statistics of these images, then move them a little.
 
     Left exactly there, the training step would move them nowhere, and a wrong momentum would pass.
     """
-    norms = [m for m in network.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    norms = [
+        m
+        for m in network.modules()
+        if isinstance(m, _NormBase) and m.running_mean is not None
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -241,7 +305,9 @@ def _calibrate(
     network.eval()
     for norm in norms:
         norm.train()
-    network(*_map(arguments, lambda x: x.detach().to(dtype) if x.is_floating_point() else x))
+    network(
+        *_map(arguments, lambda x: x.detach().to(dtype) if x.is_floating_point() else x)
+    )
     for module, training in modes:
         module.training = training
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -249,8 +315,12 @@ def _calibrate(
         mean, var = norm.running_mean, norm.running_var
         assert mean is not None
         assert var is not None
-        shift = torch.randn(mean.shape, generator=generator, dtype=torch.float64).to(dtype)
-        scale = torch.rand(var.shape, generator=generator, dtype=torch.float64).to(dtype)
+        shift = torch.randn(mean.shape, generator=generator, dtype=torch.float64).to(
+            dtype
+        )
+        scale = torch.rand(var.shape, generator=generator, dtype=torch.float64).to(
+            dtype
+        )
         mean.add_(0.1 * var.sqrt() * shift)
         var.mul_(0.8 + 0.4 * scale)
 
@@ -275,7 +345,9 @@ def _assert_alive(outputs: dict[str, Tensor], batch: int) -> None:
                 )
             told_apart = True
     if batch > 1 and not told_apart:
-        raise AssertionError("no output tells one image from another: pick one with `outputs`")
+        raise AssertionError(
+            "no output tells one image from another: pick one with `outputs`"
+        )
 
 
 # ---------------------------------------------------------------- one pass
@@ -298,7 +370,9 @@ def _run(
         return x.to(dtype).requires_grad_(gradients) if x.is_floating_point() else x
 
     prepared = _map(arguments, prepare)
-    leaves = {f"input {name}": x for name, x in _flatten(prepared).items() if x.requires_grad}
+    leaves = {
+        f"input {name}": x for name, x in _flatten(prepared).items() if x.requires_grad
+    }
     with torch.set_grad_enabled(gradients):
         # An identity in front: a network that works in place may touch neither a leaf nor our copy.
         raw = network(*_map(prepared, lambda x: x * 1 if x.requires_grad else x))
@@ -308,18 +382,28 @@ def _run(
         total = torch.zeros((), dtype=dtype)
         for name in sorted(outputs):
             value = outputs[name]
-            cotangent = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(dtype)
+            cotangent = torch.randn(
+                value.shape, generator=generator, dtype=torch.float64
+            ).to(dtype)
             if value.requires_grad:
                 total = total + (value * cotangent).sum()
         if not total.requires_grad:
             raise AssertionError(f"no output has a gradient in {mode} mode")
         total.backward()  # type: ignore[no-untyped-call]
     # A parameter under two names has one gradient; the pairing knows both names.
-    slopes = {name: p.grad for name, p in network.named_parameters(remove_duplicate=False)}
+    slopes = {
+        name: p.grad for name, p in network.named_parameters(remove_duplicate=False)
+    }
     slopes |= {name: x.grad for name, x in leaves.items()}
     parameters = dict(network.named_parameters(remove_duplicate=False))
-    buffers = {k: v.detach().clone() for k, v in network.state_dict().items() if k not in parameters}
-    return _Pass({name: value.detach() for name, value in outputs.items()}, slopes, buffers)
+    buffers = {
+        k: v.detach().clone()
+        for k, v in network.state_dict().items()
+        if k not in parameters
+    }
+    return _Pass(
+        {name: value.detach() for name, value in outputs.items()}, slopes, buffers
+    )
 
 
 @contextmanager
@@ -336,9 +420,13 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 # ---------------------------------------------------------------- the comparison itself
 
 
-def _outputs(actual: dict[str, Tensor], expected: dict[str, Tensor], bound: float, where: str) -> float:
+def _outputs(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], bound: float, where: str
+) -> float:
     if actual.keys() != expected.keys():
-        raise AssertionError(f"outputs{where} are {sorted(actual)}, the reference's are {sorted(expected)}")
+        raise AssertionError(
+            f"outputs{where} are {sorted(actual)}, the reference's are {sorted(expected)}"
+        )
     worst = 0.0
     for name, value in expected.items():
         title = f"{name}{where}"
@@ -346,9 +434,13 @@ def _outputs(actual: dict[str, Tensor], expected: dict[str, Tensor], bound: floa
         if not value.is_floating_point():
             wrong = int((actual[name] != value).sum())
             if wrong:
-                raise AssertionError(f"{title}: {wrong} of {value.numel()} entries differ")
+                raise AssertionError(
+                    f"{title}: {wrong} of {value.numel()} entries differ"
+                )
             continue
-        worst = max(worst, _relative(title, actual[name], value, _largest(value), bound))
+        worst = max(
+            worst, _relative(title, actual[name], value, _largest(value), bound)
+        )
     return worst
 
 
@@ -358,9 +450,13 @@ def _gradients(
     names: dict[str, str],
     where: str,
 ) -> float:
-    overall = max((_largest(g) for g in expected.values() if g is not None), default=0.0)
+    overall = max(
+        (_largest(g) for g in expected.values() if g is not None), default=0.0
+    )
     if overall == 0:
-        raise AssertionError(f"the reference is not alive: every gradient{where} is zero")
+        raise AssertionError(
+            f"the reference is not alive: every gradient{where} is zero"
+        )
     worst = 0.0
     for name, theirs in expected.items():
         own = names.get(name, name)  # inputs have the same name on both sides
@@ -368,7 +464,9 @@ def _gradients(
         mine = actual[own]
         if theirs is None and mine is None:
             continue
-        theirs = torch.zeros_like(mine) if theirs is None and mine is not None else theirs
+        theirs = (
+            torch.zeros_like(mine) if theirs is None and mine is not None else theirs
+        )
         mine = torch.zeros_like(theirs) if mine is None and theirs is not None else mine
         assert mine is not None
         assert theirs is not None
@@ -379,16 +477,26 @@ def _gradients(
 
 
 def _buffers(
-    actual: dict[str, Tensor], expected: dict[str, Tensor], names: dict[str, str], where: str
+    actual: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    names: dict[str, str],
+    where: str,
 ) -> float:
     worst = 0.0
     for name, theirs in expected.items():
         title, mine = f"buffer {names[name]}{where}", actual[names[name]]
         _same_form(title, mine, theirs)
         if theirs.is_floating_point():
-            worst = max(worst, _relative(title, mine, theirs, max(_largest(theirs), 1e-3), OUTPUT_BOUND))
+            worst = max(
+                worst,
+                _relative(
+                    title, mine, theirs, max(_largest(theirs), 1e-3), OUTPUT_BOUND
+                ),
+            )
         elif not torch.equal(mine, theirs):
-            raise AssertionError(f"{title} is {mine.tolist()}, the reference's is {theirs.tolist()}")
+            raise AssertionError(
+                f"{title} is {mine.tolist()}, the reference's is {theirs.tolist()}"
+            )
     return worst
 
 
@@ -404,7 +512,9 @@ def _largest(value: Tensor) -> float:
     return float(value.abs().max()) if value.numel() else 0.0
 
 
-def _relative(title: str, mine: Tensor, theirs: Tensor, scale: float, bound: float) -> float:
+def _relative(
+    title: str, mine: Tensor, theirs: Tensor, scale: float, bound: float
+) -> float:
     if not bool(theirs.isfinite().all()):
         raise AssertionError(f"{title}: the reference is not finite")
     apart = _largest(mine - theirs)
@@ -432,7 +542,9 @@ def _flatten(value: Any, path: str = "") -> dict[str, Tensor]:
         items = [(field.name, getattr(value, field.name)) for field in fields(value)]
     elif isinstance(value, (bool, int, float)):
         return {
-            path or "output": torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+            path or "output": torch.tensor(
+                value, dtype=torch.float64 if isinstance(value, float) else None
+            )
         }
     elif value is None:
         return {}

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from .equivalence import Comparison
 
 SCHEMA = 1
-PACKAGES = ("torch", "torchvision", "timm", "torchmetrics", "scikit-learn", "pycocotools", "scipy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "torchmetrics",
+    "scikit-learn",
+    "pycocotools",
+    "scipy",
+)
 FOLDER = ROOT / "docs" / "evidence"
 Json = dict[str, Any]
 
@@ -79,7 +87,11 @@ def differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
         for n, (a, b) in enumerate(zip(old, new, strict=False)):
             yield from differences(a, b, f"{at}[{n}]")
     elif isinstance(old, float) or isinstance(new, float):
-        if not _number(old) or not _number(new) or not math.isclose(old, new, rel_tol=1e-6, abs_tol=1e-12):
+        if (
+            not _number(old)
+            or not _number(new)
+            or not math.isclose(old, new, rel_tol=1e-6, abs_tol=1e-12)
+        ):
             yield f"{at}: the record says {old!r}, now it is {new!r}"
     elif old != new:
         yield f"{at}: the record says {old!r}, now it is {new!r}"
@@ -111,9 +123,15 @@ class Evidence:
         """
         self._hold("computed", table, _plain(rows))
 
-    def equivalent(self, name: str, comparison: "Comparison", *, reference: str, settings: str = "") -> None:
+    def equivalent(
+        self, name: str, comparison: "Comparison", *, reference: str, settings: str = ""
+    ) -> None:
         """A comparison that was within its bounds. The sizes of the differences never make the record stale."""
-        facts = {"reference": reference, "settings": settings, **_plain(vars(comparison))}
+        facts = {
+            "reference": reference,
+            "settings": settings,
+            **_plain(vars(comparison)),
+        }
         sizes = ("output", "gradient", "buffers")
         keep = {k: v for k, v in facts.items() if k not in sizes}
         self._hold(
@@ -129,7 +147,9 @@ class Evidence:
         from cnn_lab.record import environment
 
         if not self.update:
-            raise StaleRecord(f"measured results are made on purpose: {self.command} -m record")
+            raise StaleRecord(
+                f"measured results are made on purpose: {self.command} -m record"
+            )
         made_by = f"{Path(run.__code__.co_filename).resolve().relative_to(ROOT)}::{run.__name__}"
         result = _plain(run(**arguments))
         record = load(self.slug, self.folder)
@@ -143,7 +163,9 @@ class Evidence:
         save(record, self.folder)
         return result
 
-    def ran(self, device: str, blocks: list[Json], seconds: list[float], environment: Json) -> None:
+    def ran(
+        self, device: str, blocks: list[Json], seconds: list[float], environment: Json
+    ) -> None:
         """The blocks of the page ran as shown: the verified stamp."""
         self._hold("blocks", "", blocks)
         run = {
@@ -156,7 +178,10 @@ class Evidence:
     def on_device(self, device: str, rows: dict[str, Json], environment: Json) -> None:
         """Each module against its own float64 result on the CPU."""
         self._hold(
-            "devices", device, {**environment, "rows": rows}, compared=lambda r: sorted(r.get("rows", {}))
+            "devices",
+            device,
+            {**environment, "rows": rows},
+            compared=lambda r: sorted(r.get("rows", {})),
         )
 
     def _hold(
@@ -169,7 +194,11 @@ class Evidence:
     ) -> None:
         record = load(self.slug, self.folder)
         old = record.get(section, {}).get(key) if key else record.get(section)
-        stale = ["there is none yet"] if old is None else list(differences(compared(old), compared(new)))
+        stale = (
+            ["there is none yet"]
+            if old is None
+            else list(differences(compared(old), compared(new)))
+        )
         if not stale:
             return
         if not self.update:
@@ -222,13 +251,16 @@ def measured_hash(made_by: str, arguments: Json, root: Path = ROOT) -> str:
     tree = ast.parse((root / path).read_text(encoding="utf-8"))
     parts = [_bare(node) for node in _reached(tree, function, path)]
     parts += [
-        _bare(ast.parse(f.read_text(encoding="utf-8"))) for f in sorted(_modules(tree, function, path, root))
+        _bare(ast.parse(f.read_text(encoding="utf-8")))
+        for f in sorted(_modules(tree, function, path, root))
     ]
     parts += [_lab_version(root), json.dumps(arguments, sort_keys=True)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def stale_measurements(slug: str, folder: Path = FOLDER, root: Path = ROOT) -> list[str]:
+def stale_measurements(
+    slug: str, folder: Path = FOLDER, root: Path = ROOT
+) -> list[str]:
     """A line for each measured result whose code is no longer the code that made it."""
     stale = []
     for name, entry in load(slug, folder).get("measured", {}).items():
@@ -278,11 +310,17 @@ def _defined(node: ast.stmt) -> list[str]:
 def _modules(tree: ast.Module, function: str, path: str, root: Path) -> set[Path]:
     """Files of floor 1 that the function imports, and those that these import."""
     used = {
-        n.id for node in _reached(tree, function, path) for n in ast.walk(node) if isinstance(n, ast.Name)
+        n.id
+        for node in _reached(tree, function, path)
+        for n in ast.walk(node)
+        if isinstance(n, ast.Name)
     }
     found: set[Path] = set()
     inside = [
-        n for node in _reached(tree, function, path) for n in ast.walk(node) if isinstance(n, ast.ImportFrom)
+        n
+        for node in _reached(tree, function, path)
+        for n in ast.walk(node)
+        if isinstance(n, ast.ImportFrom)
     ]
     todo = [
         (n, a.name)
@@ -306,7 +344,9 @@ def _files(module: str, name: str, src: Path) -> set[Path]:
         if (path / f"{name}.py").exists():
             return _files(f"{module}.{name}", "", src)
         for node in ast.parse((path / "__init__.py").read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+            if isinstance(node, ast.ImportFrom) and any(
+                (a.asname or a.name) == name for a in node.names
+            ):
                 return _files(f"{module}.{node.module}", name, src)
         return set()
     file = path.with_suffix(".py")
@@ -319,7 +359,9 @@ def _files(module: str, name: str, src: Path) -> set[Path]:
 
 
 def _lab_version(root: Path) -> str:
-    for node in ast.parse((root / "src/cnn_lab/record.py").read_text(encoding="utf-8")).body:
+    for node in ast.parse(
+        (root / "src/cnn_lab/record.py").read_text(encoding="utf-8")
+    ).body:
         if isinstance(node, ast.Assign) and _defined(node) == ["VERSION"]:
             return ast.dump(node.value)
     raise LookupError("src/cnn_lab/record.py has no VERSION")

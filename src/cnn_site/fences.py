@@ -18,7 +18,12 @@ from pymdownx.superfences import SuperFencesBlockPreprocessor
 from . import ROOT
 
 PYTHON = {"py", "python", "python3"}
-WANTED = ("pymdownx.snippets", "pymdownx.superfences", "pymdownx.highlight", "attr_list")
+WANTED = (
+    "pymdownx.snippets",
+    "pymdownx.superfences",
+    "pymdownx.highlight",
+    "attr_list",
+)
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,17 @@ class Block:
     @property
     def hash(self) -> str:
         """Of the code and of the output shown below it."""
-        return hashlib.sha256(f"{self.code}\0{self.output or ''}".encode()).hexdigest()[:12]
+        return hashlib.sha256(f"{self.code}\0{self.output or ''}".encode()).hexdigest()[
+            :12
+        ]
 
     def contains(self, excerpt: str) -> bool:
         """Whether the excerpt's dedented lines stand in this block, contiguous and otherwise unchanged."""
         wanted = textwrap.dedent(excerpt).strip("\n").split("\n")
         lines = self.code.split("\n")
-        windows = (lines[i : i + len(wanted)] for i in range(len(lines) - len(wanted) + 1))
+        windows = (
+            lines[i : i + len(wanted)] for i in range(len(lines) - len(wanted) + 1)
+        )
         return any(textwrap.dedent("\n".join(w)).split("\n") == wanted for w in windows)
 
 
@@ -78,7 +87,9 @@ class _Line(str):
 
 class _Snippets(SnippetPreprocessor):  # type: ignore[misc]
     def read_lines(self, path: str) -> list[str]:
-        return [_Line(text, (path, n)) for n, text in enumerate(super().read_lines(path), 1)]
+        return [
+            _Line(text, (path, n)) for n, text in enumerate(super().read_lines(path), 1)
+        ]
 
     def dedent(self, lines: list[str]) -> list[str]:
         return [
@@ -94,7 +105,14 @@ class _Fences(SuperFencesBlockPreprocessor):  # type: ignore[misc]
         # superfences calls this once for each complete fence
         title = self.options.get("title", "")
         self.found.append(
-            (self.lang or "", tuple(self.classes), title, self.rebuild_block(self.code) + "\n", start, end)
+            (
+                self.lang or "",
+                tuple(self.classes),
+                title,
+                self.rebuild_block(self.code) + "\n",
+                start,
+                end,
+            )
         )
         self.clear()
 
@@ -110,7 +128,9 @@ class PageParser:
     """Finds the fences of Markdown text, includes expanded, in tabs, admonitions and lists too."""
 
     def __init__(self, config_file: Path = ROOT / "mkdocs.yml") -> None:
-        listed = yaml.load(config_file.read_text(encoding="utf-8"), _Yaml)["markdown_extensions"]
+        listed = yaml.load(config_file.read_text(encoding="utf-8"), _Yaml)[
+            "markdown_extensions"
+        ]
         configs: dict[str, Any] = {}
         for entry in listed:
             configs |= entry if isinstance(entry, dict) else {entry: {}}
@@ -121,14 +141,18 @@ class PageParser:
         self.fences = _Fences(md)
         self.fences.config, self.fences.extension = site.config, site.extension
         md.preprocessors.register(self.fences, "fenced_code_block", 25)
-        extension = next(e for e in md.registeredExtensions if type(e).__name__ == "SnippetExtension")
+        extension = next(
+            e for e in md.registeredExtensions if type(e).__name__ == "SnippetExtension"
+        )
         self.snippets = _Snippets(extension.getConfigs(), md)
         self.normalize = md.preprocessors["normalize_whitespace"]
 
     def blocks(self, text: str) -> list[Block]:
         body, _ = meta.get_data(text)  # as MkDocs does: without the front matter
         first = text.count("\n") - body.count("\n") + 1
-        lines = self.snippets.run([_Line(t, (None, n)) for n, t in enumerate(body.split("\n"), first)])
+        lines = self.snippets.run(
+            [_Line(t, (None, n)) for n, t in enumerate(body.split("\n"), first)]
+        )
         origins = [getattr(line, "origin", (None, 0)) for line in lines]
         self.fences.found, self.fences.stack = [], []
         self.fences.clear()
@@ -139,7 +163,9 @@ class PageParser:
                 blocks[-1] = Block(**{**vars(blocks[-1]), "output": code})
                 continue
             where = tuple(origins[start + 1 : end - 1])
-            blocks.append(Block(language, classes, title, code, where, origins[start][1]))
+            blocks.append(
+                Block(language, classes, title, code, where, origins[start][1])
+            )
         return blocks
 
 

@@ -21,7 +21,8 @@ def svg(category: str) -> Markup:
         for x, ink in enumerate(line):
             cells[int(ink)] = cells.get(int(ink), "") + f"M{x * 5} {y * 5}h4v4h-4z"
     paths = "".join(
-        f'<path opacity="{0.1 + 0.9 * ink / 9:.2g}" d="{d}"/>' for ink, d in sorted(cells.items())
+        f'<path opacity="{0.1 + 0.9 * ink / 9:.2g}" d="{d}"/>'
+        for ink, d in sorted(cells.items())
     )
     return Markup(
         f'<svg class="glyph" viewBox="0 0 24 24" aria-hidden="true"><g fill="currentColor">{paths}</g></svg>'

@@ -45,11 +45,11 @@ class Directives(BlockProcessor):
         assert match is not None
         name, arguments, settings = match[1], match[2].split(), match[3]
         try:
-            page = parsed(
-                directives.render(self.page, name, arguments, yaml.safe_load(settings) if settings else None)
-            )
+            told = yaml.safe_load(settings) if settings else None
+            page = parsed(directives.render(self.page, name, arguments, told))
         except (SiteError, yaml.YAMLError) as error:
-            raise SiteError(f"{self.page.slug or 'a page'}: [[{name}{match[2]}]]: {error}") from error
+            page = ET.Element("div")
+            page.append(fault(self.page, f"[[{name}{match[2]}]]", error))
         for el in page.iter():
             if el.tag == "raw":  # code and SVG: kept from the processors that follow
                 el.text = self.parser.md.htmlStash.store(el.text or "")
@@ -62,11 +62,33 @@ class Directives(BlockProcessor):
             parent.append(el)
 
 
+def fault(page: directives.Page, source: str, error: Exception) -> ET.Element:
+    """Says file, line and cure in the log, where a strict build fails, and on the page that is being written."""
+    path = find(page, source)
+    directives.log.warning(f"{path}: {source}: {error}")
+    el = ET.Element("strong", {"class": "fault"})
+    el.text = AtomicString(f"{path}: {error}")
+    return el
+
+
+def find(page: directives.Page, source: str) -> str:
+    """`docs/page.md:line` of what stands on the page being rendered, which Markdown does not name."""
+    docs = ROOT / "docs"
+    own = docs / f"{page.slug}.md"
+    for path in [own] if own.exists() else sorted(docs.rglob("*.md")):
+        for n, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if source in line:
+                return f"{path.relative_to(ROOT)}:{n}"
+    return f"docs/{page.slug}.md" if page.slug else "docs"
+
+
 def parsed(html: str) -> ET.Element:
     try:
         return ET.fromstring(f"<div>{html}</div>")
     except ET.ParseError as error:
-        raise SiteError(f"template output is not well-formed: {error}\n{html[:2000]}") from error
+        raise SiteError(
+            f"template output is not well-formed: {error}\n{html[:2000]}"
+        ) from error
 
 
 class InlineNumber(InlineProcessor):
@@ -77,7 +99,10 @@ class InlineNumber(InlineProcessor):
         self.page = page
 
     def handleMatch(self, m: re.Match[str], data: str) -> tuple[ET.Element, int, int]:  # type: ignore[override]
-        shown, kind = directives.inline_number(self.page, m[1])
+        try:
+            shown, kind = directives.inline_number(self.page, m[1])
+        except (SiteError, ValueError, TypeError) as error:
+            return fault(self.page, m[0], error), m.start(0), m.end(0)
         el = ET.Element("span", {"class": f"kind {kind}", "title": kind})
         el.text = AtomicString(shown)
         return el, m.start(0), m.end(0)
@@ -85,6 +110,10 @@ class InlineNumber(InlineProcessor):
 
 class Figures(Treeprocessor):
     """`![caption](../figures/CATEGORY/NAME.svg)` alone in a paragraph becomes a figure with the SVG inline."""
+
+    def __init__(self, md: Markdown, page: directives.Page) -> None:
+        super().__init__(md)
+        self.page = page
 
     def run(self, root: ET.Element) -> None:
         for p in root.iter("p"):
@@ -97,9 +126,20 @@ class Figures(Treeprocessor):
                 continue
             path = ROOT / "docs" / "figures" / src.rsplit("figures/", 1)[1]
             if not path.exists():
-                raise SiteError(f"{path.relative_to(ROOT)} is missing; draw it: python -m cnn_site.figures")
-            svg = path.read_text(encoding="utf-8").replace("<svg ", "<svg data-search-exclude ", 1)
-            caption, p.tag, p.text = p[0].get("alt", ""), "figure", self.md.htmlStash.store(svg)
+                told = SiteError(
+                    "the file is missing; draw it: python -m cnn_site.figures"
+                )
+                p.clear()
+                p.append(fault(self.page, src.rsplit("/", 1)[1], told))
+                continue
+            svg = path.read_text(encoding="utf-8").replace(
+                "<svg ", "<svg data-search-exclude ", 1
+            )
+            caption, p.tag, p.text = (
+                p[0].get("alt", ""),
+                "figure",
+                self.md.htmlStash.store(svg),
+            )
             p.remove(p[0])
             ET.SubElement(p, "figcaption").text = AtomicString(caption)
 
@@ -113,10 +153,12 @@ class SiteExtension(Extension):
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
-        page = directives.Page(self.getConfig("site_url") or "", str(self.getConfig("release") or ""))
+        page = directives.Page(
+            self.getConfig("site_url") or "", str(self.getConfig("release") or "")
+        )
         md.parser.blockprocessors.register(Directives(md, page), "cnn-directives", 175)
         md.inlinePatterns.register(InlineNumber(md, page), "cnn-number", 185)
-        md.treeprocessors.register(Figures(md), "cnn-figures", 6)
+        md.treeprocessors.register(Figures(md, page), "cnn-figures", 6)
         md.treeprocessors.register(MathTree(md), "cnn-mathml", 5)
 
 

@@ -19,7 +19,13 @@ from .evidence import load
 
 DOCS = ROOT / "docs"
 T = TypeVar("T")
-REQUIRED = {"title": str, "description": str, "year": int, "tags": list, "builds_on": list}
+REQUIRED = {
+    "title": str,
+    "description": str,
+    "year": int,
+    "tags": list,
+    "builds_on": list,
+}
 OPTIONAL = {"papers": list, "sources": list, "cost": str}
 
 
@@ -77,7 +83,11 @@ class Technique:
     @property
     def keys(self) -> list[str]:
         """Of the papers, or of the sources of a practice page."""
-        return [*self.facts.get("papers", []), *self.facts.get("sources", [])] if self.facts else []
+        return (
+            [*self.facts.get("papers", []), *self.facts.get("sources", [])]
+            if self.facts
+            else []
+        )
 
 
 @_until_changed
@@ -86,14 +96,22 @@ def front_matter(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     if not text.startswith("---\n"):
-        raise SiteError(f"{name}, line 1: front matter is missing; expected --- and {', '.join(REQUIRED)}")
+        raise SiteError(
+            f"{name}, line 1: front matter is missing; expected --- and {', '.join(REQUIRED)}"
+        )
     facts: dict[str, Any] = yaml.safe_load(text.split("\n---\n", 1)[0][4:])
     known = {**REQUIRED, **OPTIONAL}
     for key in facts:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            cure = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise SiteError(f"{name}, line {_line_of(text, key)}: unknown front matter field {key!r}; {cure}")
+            cure = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"known are {', '.join(known)}"
+            )
+            raise SiteError(
+                f"{name}, line {_line_of(text, key)}: unknown front matter field {key!r}; {cure}"
+            )
         if not isinstance(facts[key], known[key]):
             raise SiteError(
                 f"{name}, line {_line_of(text, key)}: {key} is {facts[key]!r}, expected {known[key].__name__}"
@@ -107,7 +125,10 @@ def front_matter(path: Path) -> dict[str, Any]:
 
 
 def _line_of(text: str, key: str) -> int:
-    return next((n for n, line in enumerate(text.split("\n"), 1) if line.startswith(f"{key}:")), 1)
+    return next(
+        (n for n, line in enumerate(text.split("\n"), 1) if line.startswith(f"{key}:")),
+        1,
+    )
 
 
 @_until_changed
@@ -150,7 +171,9 @@ def technique(slug: str) -> Technique:
 
 def in_category(category: str) -> list[Technique]:
     if category not in CATEGORIES:
-        raise SiteError(f"unknown category {category!r}; expected one of {', '.join(CATEGORIES)}")
+        raise SiteError(
+            f"unknown category {category!r}; expected one of {', '.join(CATEGORIES)}"
+        )
     return [t for t in techniques() if t.category == category]
 
 
@@ -169,7 +192,11 @@ def paper(key: str) -> Entry:
         near = difflib.get_close_matches(key, list(entries), 1)
         raise SiteError(
             f"unknown paper key {key!r}; "
-            + (f"did you mean {near[0]!r}?" if near else "add it to docs/references.bib")
+            + (
+                f"did you mean {near[0]!r}?"
+                if near
+                else "add it to docs/references.bib"
+            )
         )
     return entries[key]
 
@@ -234,7 +261,9 @@ def bibtex(key: str) -> str:
 @_until_changed
 def _published(path: Path) -> dict[tuple[str, str, str], dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
-        return {(r["technique"], r["row"], r["quantity"]): r for r in csv.DictReader(file)}
+        return {
+            (r["technique"], r["row"], r["quantity"]): r for r in csv.DictReader(file)
+        }
 
 
 def published(slug: str, row: str, quantity: str) -> dict[str, str] | None:

@@ -43,10 +43,14 @@ class FenceError(Exception):
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cnn-techniques")
     group.addoption(
-        "--update-evidence", action="store_true", help="write records and shown outputs that are stale"
+        "--update-evidence",
+        action="store_true",
+        help="write records and shown outputs that are stale",
     )
     group.addoption(
-        "--device", default="cpu", help="cuda: modules and page blocks on that device, beside the CPU"
+        "--device",
+        default="cpu",
+        help="cuda: modules and page blocks on that device, beside the CPU",
     )
 
 
@@ -69,7 +73,11 @@ def page_slug(path: Path) -> str | None:
         parts = path.resolve().relative_to(ROOT / "docs").with_suffix("").parts
     except ValueError:
         return None
-    return "/".join(parts) if len(parts) == 2 and parts[0] in CATEGORIES and parts[1] != "index" else None
+    return (
+        "/".join(parts)
+        if len(parts) == 2 and parts[0] in CATEGORIES and parts[1] != "index"
+        else None
+    )
 
 
 # --- proof files ------------------------------------------------------------------------------------------------------
@@ -111,7 +119,12 @@ class _Parser:
             chain = [*chain, block] if "continuation" in block.classes else [block]
             source = _Source(block.code, chain)
             tokens.append(
-                SimpleNamespace(type="fence", info="py", content=source, map=[block.line - 1, block.line])
+                SimpleNamespace(
+                    type="fence",
+                    info="py",
+                    content=source,
+                    map=[block.line - 1, block.line],
+                )
             )
         return tokens
 
@@ -121,8 +134,14 @@ def pytest_markdown_docs_markdown_it() -> _Parser:
     return _Parser()
 
 
-def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    return MarkdownTextFile.from_parent(parent, path=file_path) if file_path.suffix == ".md" else None
+def pytest_collect_file(
+    file_path: Path, parent: pytest.Collector
+) -> pytest.Collector | None:
+    return (
+        MarkdownTextFile.from_parent(parent, path=file_path)
+        if file_path.suffix == ".md"
+        else None
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +161,9 @@ def _clean_start(
     torch.set_num_threads(1)
     if page_slug(request.node.path):
         for name in [n for n in sys.modules if n.split(".")[0] in OURS] + list(OURS):
-            monkeypatch.setitem(sys.modules, name, None)  # a copied block has only torch
+            monkeypatch.setitem(
+                sys.modules, name, None
+            )  # a copied block has only torch
     device = request.config.getoption("--device")
     with torch.device(device) if device != "cpu" else contextlib.nullcontext():
         yield
@@ -156,7 +177,9 @@ class PageRunner(DefaultRunner):
     config: pytest.Config
     last: tuple[Any, list[Block], dict[str, Any]] = (None, [], {})
 
-    def runtest(self, test: Any, args: dict[str, Any], *, asyncio_runner: object = None) -> None:
+    def runtest(
+        self, test: Any, args: dict[str, Any], *, asyncio_runner: object = None
+    ) -> None:
         chain: list[Block] = test.source.chain
         path, done, space = self.last
         if (
@@ -171,7 +194,9 @@ class PageRunner(DefaultRunner):
             printed = run_block(block, Path(test.source_path), space)
             seconds = time.perf_counter() - start
             self.compare(block, Path(test.source_path), printed)
-        self.config.stash[RAN].setdefault(Path(test.source_path), {})[block.line] = seconds
+        self.config.stash[RAN].setdefault(Path(test.source_path), {})[block.line] = (
+            seconds
+        )
         self.last = (test.source_path, chain, space)
 
     def compare(self, block: Block, page: Path, printed: str) -> None:
@@ -185,10 +210,14 @@ class PageRunner(DefaultRunner):
         elif fault:
             raise FenceError(f"{page.name}, line {block.line}: {fault}") from None
 
-    def repr_failure(self, test: Any, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
+    def repr_failure(
+        self, test: Any, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
+    ) -> str:
         error = excinfo.value.__cause__ or excinfo.value
         frames = traceback.extract_tb(error.__traceback__)
-        last = max((i for i, f in enumerate(frames) if f.filename == __file__), default=-1)
+        last = max(
+            (i for i, f in enumerate(frames) if f.filename == __file__), default=-1
+        )
         shown = "".join(traceback.format_list(frames[last + 1 :]))
         told = "".join(traceback.format_exception_only(error)).strip()
         return f"In {relative(test.source_path)}, the fence at line {test.start_line}:\n{shown}{told}"
@@ -234,7 +263,9 @@ def compiled(block: Block, page: Path) -> Iterator[Any]:
         for sub in ast.walk(node):
             for at in {"lineno", "end_lineno"} & set(sub._attributes):
                 setattr(sub, at, place(getattr(sub, at))[1])
-        yield compile(ast.Module([node], []), name, "exec", flags=flags, dont_inherit=True)
+        yield compile(
+            ast.Module([node], []), name, "exec", flags=flags, dont_inherit=True
+        )
 
 
 def unlike(printed: str, shown: str) -> str:
@@ -242,7 +273,9 @@ def unlike(printed: str, shown: str) -> str:
     got, want = printed.strip(), shown.strip()
     same_text = NUMBER.split(got) == NUMBER.split(want)
     pairs = zip(NUMBER.findall(got), NUMBER.findall(want), strict=False)
-    if same_text and all(a == b or math.isclose(float(a), float(b), rel_tol=1e-4) for a, b in pairs):
+    if same_text and all(
+        a == b or math.isclose(float(a), float(b), rel_tol=1e-4) for a, b in pairs
+    ):
         return ""
     return f"printed\n  {got!r}\nbut the page shows\n  {want!r}"
 
@@ -250,10 +283,18 @@ def unlike(printed: str, shown: str) -> str:
 def rewrite_output(page: Path, block: Block, printed: str) -> None:
     """Puts what a block printed into the `.output` fence below it."""
     lines = page.read_text(encoding="utf-8").split("\n")
-    head = next(n for n in range(block.line, len(lines)) if re.match(r"\s*`{3,}.*\.output", lines[n]))
+    head = next(
+        n
+        for n in range(block.line, len(lines))
+        if re.match(r"\s*`{3,}.*\.output", lines[n])
+    )
     indent = re.match(r"\s*", lines[head])[0]  # type: ignore[index]
-    end = next(n for n in range(head + 1, len(lines)) if lines[n].strip().startswith("```"))
-    lines[head + 1 : end] = [indent + line if line else "" for line in printed.rstrip("\n").split("\n")]
+    end = next(
+        n for n in range(head + 1, len(lines)) if lines[n].strip().startswith("```")
+    )
+    lines[head + 1 : end] = [
+        indent + line if line else "" for line in printed.rstrip("\n").split("\n")
+    ]
     page.write_text("\n".join(lines), encoding="utf-8")
     parser.cache_clear()
 
@@ -270,6 +311,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             from cnn_lab.record import environment
 
             now = environment(device)
-            told = {k: now[k] for k in ("date", "torch", "python", "device") if k in now}
+            told = {
+                k: now[k] for k in ("date", "torch", "python", "device") if k in now
+            }
             rows = [{"title": b.title, "hash": b.hash} for b in blocks]
             Evidence(slug, update=True).ran(device, rows, list(ran.values()), told)

@@ -7,12 +7,19 @@ from torchvision.ops import FeaturePyramidNetwork as TorchvisionPyramid
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from cnn_site.equivalence import compare
-from cnn_techniques.detection import FeaturePyramidNetwork, FeaturePyramidP6P7, FeaturePyramidPool
+from cnn_techniques.detection import (
+    FeaturePyramidNetwork,
+    FeaturePyramidP6P7,
+    FeaturePyramidPool,
+)
 
 
 def maps(batch: int = 2, channels: tuple[int, ...] = (8, 12, 16)) -> list[Tensor]:
     """C3, C4, C5 of an image of 104 x 72 pixels: no level is exactly twice the next."""
-    return [torch.randn(batch, c, 13 // 2**k + 1, 9 // 2**k + 1) for k, c in enumerate(channels)]
+    return [
+        torch.randn(batch, c, 13 // 2**k + 1, 9 // 2**k + 1)
+        for k, c in enumerate(channels)
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +50,27 @@ class Named(nn.Module):
         self.run = [pyramid]
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        return list(self.run[0](OrderedDict((str(k), c) for k, c in enumerate(features))).values())
+        return list(
+            self.run[0](
+                OrderedDict((str(k), c) for k, c in enumerate(features))
+            ).values()
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "ours", "theirs"),
     [
         ("three levels", lambda: None, lambda: None),
-        ("P6 and P7 from P5", lambda: FeaturePyramidP6P7(8, 8), lambda: LastLevelP6P7(8, 8)),
-        ("P6 and P7 from C5", lambda: FeaturePyramidP6P7(16, 8, from_c5=True), lambda: LastLevelP6P7(16, 8)),
+        (
+            "P6 and P7 from P5",
+            lambda: FeaturePyramidP6P7(8, 8),
+            lambda: LastLevelP6P7(8, 8),
+        ),
+        (
+            "P6 and P7 from C5",
+            lambda: FeaturePyramidP6P7(16, 8, from_c5=True),
+            lambda: LastLevelP6P7(16, 8),
+        ),
         ("P6 by subsampling", lambda: FeaturePyramidPool(), lambda: LastLevelMaxPool()),
     ],
 )
@@ -61,14 +80,19 @@ def test_pyramid_equals_torchvisions(evidence, name, ours, theirs) -> None:
         Named(TorchvisionPyramid([8, 12, 16], 8, theirs())),
         (maps(),),
     )
-    evidence.equivalent(name, comparison, reference="torchvision.ops.FeaturePyramidNetwork", settings=name)
+    evidence.equivalent(
+        name,
+        comparison,
+        reference="torchvision.ops.FeaturePyramidNetwork",
+        settings=name,
+    )
 
 
 def test_weights_of_torchvisions_pyramid_load_strictly() -> None:
     theirs = TorchvisionPyramid([512, 1024, 2048], 256, LastLevelP6P7(256, 256))
-    FeaturePyramidNetwork([512, 1024, 2048], 256, FeaturePyramidP6P7(256, 256)).load_state_dict(
-        theirs.state_dict()
-    )
+    FeaturePyramidNetwork(
+        [512, 1024, 2048], 256, FeaturePyramidP6P7(256, 256)
+    ).load_state_dict(theirs.state_dict())
 
 
 def test_parameter_count_is_the_formula(evidence) -> None:
@@ -93,11 +117,17 @@ def test_parameter_count_is_the_formula(evidence) -> None:
 
 
 def test_matches_the_recurrence_written_out() -> None:
-    fpn, (c3, c4, c5) = FeaturePyramidNetwork([8, 12, 16], 8).double(), [m.double() for m in maps()]
+    fpn, (c3, c4, c5) = (
+        FeaturePyramidNetwork([8, 12, 16], 8).double(),
+        [m.double() for m in maps()],
+    )
 
     def lateral(level: int, c: Tensor) -> Tensor:
         conv = fpn.inner_blocks[level][0]
-        return torch.einsum("nchw,dc->ndhw", c, conv.weight[:, :, 0, 0]) + conv.bias[:, None, None]
+        return (
+            torch.einsum("nchw,dc->ndhw", c, conv.weight[:, :, 0, 0])
+            + conv.bias[:, None, None]
+        )
 
     def up(coarse: Tensor, fine: Tensor) -> Tensor:
         rows = torch.arange(fine.shape[2]) * coarse.shape[2] // fine.shape[2]
@@ -107,7 +137,9 @@ def test_matches_the_recurrence_written_out() -> None:
     m5 = lateral(2, c5)
     m4 = lateral(1, c4) + up(m5, c4)
     m3 = lateral(0, c3) + up(m4, c3)
-    expected = [block(m) for block, m in zip(fpn.layer_blocks, (m3, m4, m5), strict=True)]
+    expected = [
+        block(m) for block, m in zip(fpn.layer_blocks, (m3, m4, m5), strict=True)
+    ]
     torch.testing.assert_close(fpn([c3, c4, c5]), expected)
 
 
@@ -121,7 +153,9 @@ def test_a_fine_level_sees_the_coarsest_map_but_never_the_reverse() -> None:
 
 def test_a_constant_map_gives_a_constant_level_away_from_the_border() -> None:
     fpn = FeaturePyramidNetwork([2, 2, 2], 4)
-    levels = fpn([torch.ones(1, 2, 16, 12), torch.ones(1, 2, 8, 6), torch.ones(1, 2, 4, 3)])
+    levels = fpn(
+        [torch.ones(1, 2, 16, 12), torch.ones(1, 2, 8, 6), torch.ones(1, 2, 4, 3)]
+    )
     inside = levels[0][:, :, 1:-1, 1:-1]
     torch.testing.assert_close(inside, inside[:, :, :1, :1].expand_as(inside))
 
@@ -129,7 +163,9 @@ def test_a_constant_map_gives_a_constant_level_away_from_the_border() -> None:
 def test_every_level_has_the_width_and_the_size_of_its_map() -> None:
     features = maps()
     levels = FeaturePyramidNetwork([8, 12, 16], 8, FeaturePyramidP6P7(8, 8))(features)
-    assert [tuple(p.shape[2:]) for p in levels[:3]] == [tuple(c.shape[2:]) for c in features]
+    assert [tuple(p.shape[2:]) for p in levels[:3]] == [
+        tuple(c.shape[2:]) for c in features
+    ]
     assert [tuple(p.shape) for p in levels[3:]] == [(2, 8, 2, 2), (2, 8, 1, 1)]
     assert {p.shape[1] for p in levels} == {8}
 
@@ -138,7 +174,9 @@ def test_gradients_reach_every_parameter_and_every_map() -> None:
     fpn = FeaturePyramidNetwork([8, 12, 16], 8, FeaturePyramidP6P7(8, 8))
     features = [c.requires_grad_() for c in maps()]
     sum(p.square().mean() for p in fpn(features)).backward()
-    assert all(p.grad is not None and p.grad.any() for p in [*fpn.parameters(), *features])
+    assert all(
+        p.grad is not None and p.grad.any() for p in [*fpn.parameters(), *features]
+    )
 
 
 def test_refuses_what_does_not_fit() -> None:
@@ -146,10 +184,12 @@ def test_refuses_what_does_not_fit() -> None:
         FeaturePyramidNetwork([])
     with pytest.raises(ValueError, match="out_channels=0"):
         FeaturePyramidNetwork([8], 0)
-    with pytest.raises(ValueError, match="in_channels=16 must equal out_channels=8"):
+    with pytest.raises(ValueError, match="in_channels=16, out_channels=8"):
         FeaturePyramidP6P7(16, 8)
     fpn = FeaturePyramidNetwork([8, 12, 16], 8)
-    with pytest.raises(ValueError, match="expected 3 maps, finest first, got 2"):
+    with pytest.raises(ValueError, match="expected 3 maps, got 2"):
         fpn(maps()[:2])
-    with pytest.raises(ValueError, match=r"expected a map \(N, 8, H, W\), got \(2, 16, 4, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"expected \(N, 8, H, W\), got \(2, 16, 4, 3\)"
+    ):
         fpn(maps()[::-1])

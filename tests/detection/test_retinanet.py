@@ -7,7 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection import _utils as theirs
-from torchvision.models.detection.backbone_utils import BackboneWithFPN, _resnet_fpn_extractor
+from torchvision.models.detection.backbone_utils import (
+    BackboneWithFPN,
+    _resnet_fpn_extractor,
+)
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead, _default_anchorgen
 from torchvision.ops import FrozenBatchNorm2d, box_iou
@@ -37,18 +40,24 @@ def narrow(num_classes: int = 10) -> RetinaNet:
     """ResNet-10 of width 16, P3 to P5 of 32 channels: what the recorded run trains."""
     body = ResNet(BasicBlock, (1, 1, 1, 1), width=16)
     pyramid = FeaturePyramidNetwork([32, 64, 128], 32)
-    return RetinaNet(RetinaNetBackbone(body, pyramid), 32, num_classes, anchor_sizes=(12, 24, 40))
+    return RetinaNet(
+        RetinaNetBackbone(body, pyramid), 32, num_classes, anchor_sizes=(12, 24, 40)
+    )
 
 
 def boxes(count: int, size: float = 96.0, dtype: torch.dtype = torch.float64) -> Tensor:
     corner = torch.rand(count, 2, dtype=dtype) * size * 0.7
-    return torch.cat([corner, corner + 4 + torch.rand(count, 2, dtype=dtype) * size * 0.3], dim=1)
+    return torch.cat(
+        [corner, corner + 4 + torch.rand(count, 2, dtype=dtype) * size * 0.3], dim=1
+    )
 
 
 def answer(num_classes: int = 5, images: int = 2) -> RetinaNetOutput:
     """An output drawn at random, as from a network whose scores reach from 0.01 to 0.9."""
     grids = {(8, 12): 32.0, (4, 6): 64.0, (2, 3): 128.0}
-    anchors = [retinanet_anchors(grid, (64, 96), size).double() for grid, size in grids.items()]
+    anchors = [
+        retinanet_anchors(grid, (64, 96), size).double() for grid, size in grids.items()
+    ]
     total = sum(len(a) for a in anchors)
     return RetinaNetOutput(
         torch.randn(images, total, num_classes, dtype=torch.float64) - 2,
@@ -91,9 +100,13 @@ def test_focal_loss_equals_torchvisions(evidence) -> None:
         reference = torchvision_focal_loss(logits, wanted, alpha, gamma)
         name = f"alpha {alpha}, gamma {gamma}"
         pairs[name] = ours.detach(), reference.detach()
-        slopes[name] = tuple(torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, reference))
+        slopes[name] = tuple(
+            torch.autograd.grad(loss.sum(), logits)[0] for loss in (ours, reference)
+        )
     comparison = difference(pairs, slopes, shape=[64, 9], modes=list(pairs))
-    evidence.equivalent("focal loss", comparison, reference="torchvision.ops.sigmoid_focal_loss")
+    evidence.equivalent(
+        "focal loss", comparison, reference="torchvision.ops.sigmoid_focal_loss"
+    )
 
 
 def test_anchors_equal_torchvisions(evidence) -> None:
@@ -104,17 +117,28 @@ def test_anchors_equal_torchvisions(evidence) -> None:
         retinanet_anchors((level.shape[2], level.shape[3]), (320, 448), 32 * 2**k)
         for k, level in enumerate(levels)
     ]
-    comparison = difference({"anchors": (torch.cat(anchors), expected)}, shape=[320, 448], modes=["P3 to P7"])
+    comparison = difference(
+        {"anchors": (torch.cat(anchors), expected)},
+        shape=[320, 448],
+        modes=["P3 to P7"],
+    )
     evidence.equivalent(
-        "anchors", comparison, reference="torchvision.models.detection.anchor_utils.AnchorGenerator"
+        "anchors",
+        comparison,
+        reference="torchvision.models.detection.anchor_utils.AnchorGenerator",
     )
 
 
 def test_box_code_and_matches_equal_torchvisions(evidence) -> None:
-    coder, matcher = theirs.BoxCoder((1.0, 1.0, 1.0, 1.0)), theirs.Matcher(0.5, 0.4, True)
+    coder, matcher = (
+        theirs.BoxCoder((1.0, 1.0, 1.0, 1.0)),
+        theirs.Matcher(0.5, 0.4, True),
+    )
     anchors = retinanet_anchors((12, 12), (96, 96), 12).double()
     objects, chosen = boxes(40), anchors[torch.randint(len(anchors), (40,))]
-    offsets = 3 * torch.randn(40, 4, dtype=torch.float64)  # some beyond the largest growth
+    offsets = 3 * torch.randn(
+        40, 4, dtype=torch.float64
+    )  # some beyond the largest growth
     pairs = {
         "encode": (encode_boxes(objects, chosen), coder.encode_single(objects, chosen)),
         "decode": (decode_boxes(offsets, chosen), coder.decode_single(offsets, chosen)),
@@ -123,7 +147,9 @@ def test_box_code_and_matches_equal_torchvisions(evidence) -> None:
     assert {-2, -1} < set(pairs["match"][0].tolist())
     comparison = difference(pairs, shape=[40, 4], modes=list(pairs))
     evidence.equivalent(
-        "boxes", comparison, reference="torchvision.models.detection._utils: BoxCoder, Matcher"
+        "boxes",
+        comparison,
+        reference="torchvision.models.detection._utils: BoxCoder, Matcher",
     )
 
 
@@ -147,10 +173,16 @@ def test_loss_equals_torchvisions(evidence) -> None:
     )
     for (name, value), leaf in zip(ours.items(), leaves, strict=True):
         pairs[name] = value.detach(), expected[name].detach()
-        slopes[name] = tuple(torch.autograd.grad(loss, leaf)[0] for loss in (value, expected[name]))
-    comparison = difference(pairs, slopes, shape=list(output.logits.shape), modes=["3 objects", "no object"])
+        slopes[name] = tuple(
+            torch.autograd.grad(loss, leaf)[0] for loss in (value, expected[name])
+        )
+    comparison = difference(
+        pairs, slopes, shape=list(output.logits.shape), modes=["3 objects", "no object"]
+    )
     evidence.equivalent(
-        "loss", comparison, reference="torchvision.models.detection.retinanet.RetinaNetHead.compute_loss"
+        "loss",
+        comparison,
+        reference="torchvision.models.detection.retinanet.RetinaNetHead.compute_loss",
     )
 
 
@@ -165,9 +197,15 @@ def test_postprocessing_equals_torchvisions_on_the_same_output(evidence) -> None
     }
     anchors = [list(output.anchors.split(output.level_sizes))] * 2
     expected = reference.postprocess_detections(split, anchors, [(64, 96)] * 2)
-    pairs = {f"{key} {n}": (ours[n][key], expected[n][key]) for n in (0, 1) for key in expected[n]}
+    pairs = {
+        f"{key} {n}": (ours[n][key], expected[n][key])
+        for n in (0, 1)
+        for key in expected[n]
+    }
     assert len(ours[0]["boxes"]) == 50
-    comparison = difference(pairs, shape=list(output.logits.shape), modes=["top 100 a level", "50 an image"])
+    comparison = difference(
+        pairs, shape=list(output.logits.shape), modes=["top 100 a level", "50 an image"]
+    )
     evidence.equivalent(
         "post-processing",
         comparison,
@@ -189,18 +227,28 @@ def torchvision_detector(num_classes: int) -> TorchvisionRetinaNet:
 
 
 def heads_only(detector: TorchvisionRetinaNet) -> TorchvisionRetinaNet:
-    detector.forward = lambda images: detector.head(list(detector.backbone(images).values()))
+    detector.forward = lambda images: detector.head(
+        list(detector.backbone(images).values())
+    )
     return detector
 
 
 def ours_and_theirs():
-    return lambda o: (o.logits, o.offsets), lambda o: (o["cls_logits"], o["bbox_regression"])
+    return lambda o: (o.logits, o.offsets), lambda o: (
+        o["cls_logits"],
+        o["bbox_regression"],
+    )
 
 
 def test_network_on_resnet18_equals_torchvisions(evidence) -> None:
     fpn = FeaturePyramidNetwork([128, 256, 512], 32, FeaturePyramidP6P7(32, 32))
     ours = RetinaNet(RetinaNetBackbone(resnet18(), fpn), 32, 4)
-    comparison = compare(ours, torchvision_detector(4), torch.randn(2, 3, 64, 96), outputs=ours_and_theirs())
+    comparison = compare(
+        ours,
+        torchvision_detector(4),
+        torch.randn(2, 3, 64, 96),
+        outputs=ours_and_theirs(),
+    )
     evidence.equivalent(
         "retinanet, ResNet-18, 32 channels",
         comparison,
@@ -211,9 +259,14 @@ def test_network_on_resnet18_equals_torchvisions(evidence) -> None:
 
 @pytest.mark.slow
 def test_retinanet_resnet50_fpn_equals_torchvisions(evidence) -> None:
-    reference = torchvision.models.detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+    reference = torchvision.models.detection.retinanet_resnet50_fpn(
+        weights=None, weights_backbone=None
+    )
     comparison = compare(
-        retinanet_resnet50_fpn(), heads_only(reference), torch.randn(2, 3, 96, 160), outputs=ours_and_theirs()
+        retinanet_resnet50_fpn(),
+        heads_only(reference),
+        torch.randn(2, 3, 96, 160),
+        outputs=ours_and_theirs(),
     )
     evidence.equivalent(
         "retinanet_resnet50_fpn",
@@ -224,9 +277,15 @@ def test_retinanet_resnet50_fpn_equals_torchvisions(evidence) -> None:
 
 
 @pytest.mark.slow
-def test_retinanet_resnet50_fpn_finds_the_same_boxes_as_torchvision_in_the_same_images() -> None:
+def test_retinanet_resnet50_fpn_finds_the_same_boxes_as_torchvision_in_the_same_images() -> (
+    None
+):
     reference = torchvision.models.detection.retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, score_thresh=0.0105, image_mean=[0] * 3, image_std=[1] * 3
+        weights=None,
+        weights_backbone=None,
+        score_thresh=0.0105,
+        image_mean=[0] * 3,
+        image_std=[1] * 3,
     ).eval()
     reference.transform._skip_resize = True
     ours = retinanet_resnet50_fpn().eval()
@@ -240,7 +299,9 @@ def test_retinanet_resnet50_fpn_finds_the_same_boxes_as_torchvision_in_the_same_
         torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
 
 
-def test_names_and_shapes_are_those_of_torchvisions_weights_with_frozen_batch_norm(evidence) -> None:
+def test_names_and_shapes_are_those_of_torchvisions_weights_with_frozen_batch_norm(
+    evidence,
+) -> None:
     with torch.device("meta"):
         body = torchvision.models.resnet50(norm_layer=FrozenBatchNorm2d)
         pyramid = _resnet_fpn_extractor(
@@ -248,11 +309,22 @@ def test_names_and_shapes_are_those_of_torchvisions_weights_with_frozen_batch_no
         )
         published = TorchvisionRetinaNet(pyramid, 91)
         ours = retinanet_resnet50_fpn()
-    ours.load_state_dict(published.state_dict(), assign=True)  # strict; on the meta device
-    norms = sum(p.numel() for m in ours.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    ours.load_state_dict(
+        published.state_dict(), assign=True
+    )  # strict; on the meta device
+    norms = sum(
+        p.numel()
+        for m in ours.modules()
+        if isinstance(m, nn.BatchNorm2d)
+        for p in m.parameters()
+    )
     count = sum(p.numel() for p in ours.parameters())
     weights = torchvision.models.detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1
-    assert count - norms == weights.meta["num_params"] == sum(p.numel() for p in published.parameters())
+    assert (
+        count - norms
+        == weights.meta["num_params"]
+        == sum(p.numel() for p in published.parameters())
+    )
     rows = {
         "resnet50": {
             "name": "RetinaNet, ResNet-50, 91 classes",
@@ -269,7 +341,10 @@ def test_names_and_shapes_are_those_of_torchvisions_weights_with_frozen_batch_no
     for key, (name, part) in parts.items():
         own = sum(p.numel() for p in part.parameters())
         frozen = sum(
-            p.numel() for m in part.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
+            p.numel()
+            for m in part.modules()
+            if isinstance(m, nn.BatchNorm2d)
+            for p in m.parameters()
         )
         rows[key] = {"name": name, "params": own, "without_norms": own - frozen}
     evidence.computed("cost", rows)
@@ -279,14 +354,23 @@ def test_names_and_shapes_are_those_of_torchvisions_weights_with_frozen_batch_no
 
 
 def test_focal_loss_is_weighted_cross_entropy_when_gamma_is_zero() -> None:
-    logits, wanted = torch.randn(50, dtype=torch.float64), (torch.rand(50) > 0.5).double()
+    logits, wanted = (
+        torch.randn(50, dtype=torch.float64),
+        (torch.rand(50) > 0.5).double(),
+    )
     weight = 0.25 * wanted + 0.75 * (1 - wanted)
-    expected = F.binary_cross_entropy_with_logits(logits, wanted, weight, reduction="none")
+    expected = F.binary_cross_entropy_with_logits(
+        logits, wanted, weight, reduction="none"
+    )
     torch.testing.assert_close(sigmoid_focal_loss(logits, wanted, gamma=0.0), expected)
 
 
-def test_focal_loss_of_an_example_at_probability_0_9_is_a_hundredth_of_cross_entropy() -> None:
-    logit = torch.tensor([math.log(0.9 / 0.1)], dtype=torch.float64)  # section 3.2 of the paper
+def test_focal_loss_of_an_example_at_probability_0_9_is_a_hundredth_of_cross_entropy() -> (
+    None
+):
+    logit = torch.tensor(
+        [math.log(0.9 / 0.1)], dtype=torch.float64
+    )  # section 3.2 of the paper
     ratio = sigmoid_focal_loss(logit, torch.ones(1), 1.0, 2.0) / sigmoid_focal_loss(
         logit, torch.ones(1), 1.0, 0.0
     )
@@ -301,12 +385,16 @@ def test_first_scores_are_the_prior_probability() -> None:
 
 def test_decoding_undoes_encoding() -> None:
     objects, anchors = boxes(100), boxes(100)
-    torch.testing.assert_close(decode_boxes(encode_boxes(objects, anchors), anchors), objects)
+    torch.testing.assert_close(
+        decode_boxes(encode_boxes(objects, anchors), anchors), objects
+    )
 
 
 def test_no_two_boxes_of_a_class_overlap_by_more_than_the_threshold() -> None:
     found = retinanet_detections(answer(), iou_threshold=0.3)[0]
-    overlap = box_iou(found["boxes"], found["boxes"]).fill_diagonal_(0).nan_to_num()  # 0 / 0: empty boxes
+    overlap = (
+        box_iou(found["boxes"], found["boxes"]).fill_diagonal_(0).nan_to_num()
+    )  # 0 / 0: empty boxes
     same = found["labels"][:, None] == found["labels"]
     assert len(found["boxes"]) > 20
     assert overlap[same].max() <= 0.3
@@ -323,7 +411,9 @@ def test_detections_are_sorted_and_inside_the_image() -> None:
 
 def test_every_object_has_an_anchor_and_one_outside_the_image_takes_none() -> None:
     anchors = retinanet_anchors((8, 8), (64, 64), 12).double()
-    tiny = torch.tensor([[31.0, 31.0, 33.0, 33.0], [0.0, 0.0, 64.0, 64.0]], dtype=torch.float64)
+    tiny = torch.tensor(
+        [[31.0, 31.0, 33.0, 33.0], [0.0, 0.0, 64.0, 64.0]], dtype=torch.float64
+    )
     assert {0, 1} <= set(match_anchors(tiny, anchors).tolist())
     assert set(match_anchors(tiny + 1000, anchors).tolist()) == {-1}
 
@@ -340,7 +430,9 @@ def test_image_without_objects_has_a_finite_loss_and_gradient() -> None:
 
 def test_gradients_reach_every_parameter() -> None:
     network = narrow()
-    wanted = [{"boxes": boxes(4, 64).float(), "labels": torch.arange(4)} for _ in range(2)]
+    wanted = [
+        {"boxes": boxes(4, 64).float(), "labels": torch.arange(4)} for _ in range(2)
+    ]
     sum(retinanet_loss(network(torch.randn(2, 3, 64, 96)), wanted).values()).backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
@@ -351,7 +443,9 @@ def test_undecided_anchors_do_not_count() -> None:
     undecided = match_anchors(wanted[0]["boxes"], output.anchors) == -2
     assert undecided.any()
     moved = output._replace(logits=output.logits.where(~undecided[:, None], 9.0))
-    torch.testing.assert_close(retinanet_loss(moved, wanted), retinanet_loss(output, wanted))
+    torch.testing.assert_close(
+        retinanet_loss(moved, wanted), retinanet_loss(output, wanted)
+    )
 
 
 def test_moving_the_image_by_a_stride_moves_the_anchors_scores_with_it() -> None:
@@ -362,27 +456,39 @@ def test_moving_the_image_by_a_stride_moves_the_anchors_scores_with_it() -> None
         here, there = (network(x) for x in (image, image.roll(32, dims=3)))
     grids = [o.logits[0, : o.level_sizes[0]].view(32, 32, 90) for o in (here, there)]
     inside = slice(12, 20)
-    torch.testing.assert_close(grids[0][inside, 12:20], grids[1][inside, 16:24], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        grids[0][inside, 12:20], grids[1][inside, 16:24], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_refuses_what_does_not_fit() -> None:
     network = narrow()
     with pytest.raises(ValueError, match="num_classes=0"):
         RetinaNet(network.backbone, 32, 0)
-    with pytest.raises(ValueError, match=r"expected a batch \(N, channels, H, W\), got \(3, 64, 96\)"):
+    with pytest.raises(
+        ValueError, match=r"expected images \(N, C, H, W\), got \(3, 64, 96\)"
+    ):
         network(torch.randn(3, 64, 96))
-    with pytest.raises(ValueError, match="3 levels, but 5 sizes"):
+    with pytest.raises(ValueError, match="3 levels, but self.anchor_sizes"):
         RetinaNet(network.backbone, 32, 10)(torch.randn(1, 3, 64, 96))
     output = answer()
     with pytest.raises(ValueError, match="1 targets for 2 images"):
         retinanet_loss(output, targets(1))
-    flat = [{"boxes": torch.tensor([[5.0, 5.0, 5.0, 9.0]]), "labels": torch.tensor([0])}] * 2
-    with pytest.raises(ValueError, match=r"x1 < x2, y1 < y2, got \[\[5.0, 5.0, 5.0, 9.0\]\]"):
+    flat = [
+        {"boxes": torch.tensor([[5.0, 5.0, 5.0, 9.0]]), "labels": torch.tensor([0])}
+    ] * 2
+    with pytest.raises(
+        ValueError, match=r"x1 < x2 and y1 < y2, got \[\[5.0, 5.0, 5.0, 9.0\]\]"
+    ):
         retinanet_loss(output, flat)
     beyond = [{"boxes": boxes(1), "labels": torch.tensor([5])}] * 2
-    with pytest.raises(ValueError, match=r"labels from 0 to 4, got \[5\]"):
+    with pytest.raises(
+        ValueError, match=r"labels must be in 0..4, got tensor\(\[5\]\)"
+    ):
         retinanet_loss(output, beyond)
-    with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
+    with pytest.raises(ValueError, match=r"got \(\(3,\), \(2,\)\)"):
         sigmoid_focal_loss(torch.zeros(3), torch.zeros(2))
-    with pytest.raises(ValueError, match=r"alpha in \[0, 1\] and gamma >= 0, got alpha=2"):
+    with pytest.raises(
+        ValueError, match=r"alpha in \[0, 1\] and gamma >= 0, got alpha=2"
+    ):
         sigmoid_focal_loss(torch.zeros(3), torch.zeros(3), alpha=2)

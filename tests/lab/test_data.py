@@ -8,7 +8,18 @@ def test_the_split_is_the_one_written_down() -> None:
     (images, labels), (unseen, unseen_labels) = digits("train"), digits("test")
     assert images.shape == (1200, 1, 8, 8)
     assert unseen.shape == (597, 1, 8, 8)
-    assert labels.bincount().tolist() == [119, 122, 118, 122, 121, 122, 121, 119, 116, 120]
+    assert labels.bincount().tolist() == [
+        119,
+        122,
+        118,
+        122,
+        121,
+        122,
+        121,
+        119,
+        116,
+        120,
+    ]
     assert unseen_labels.bincount().tolist() == [59, 60, 59, 61, 60, 60, 60, 60, 58, 60]
     assert labels[:12].tolist() == [9, 4, 1, 2, 4, 5, 6, 2, 2, 0, 2, 8]
 
@@ -37,7 +48,9 @@ def test_resizing_keeps_the_range_and_the_mean(size: int) -> None:
     assert images.shape == (597, 1, size, size)
     assert images.min() >= 0
     assert images.max() <= 1 + 1e-6
-    assert images.mean().item() == pytest.approx(digits("test")[0].mean().item(), rel=0.05)
+    assert images.mean().item() == pytest.approx(
+        digits("test")[0].mean().item(), rel=0.05
+    )
 
 
 @pytest.mark.parametrize(("split", "size"), [("validation", 8), ("train", 0)])
@@ -52,7 +65,9 @@ def test_scenes_have_the_promised_shapes() -> None:
     assert made.images.shape == (20, 1, 48, 48)
     assert made.masks.shape == (20, 48, 48)
     assert (made.images.min() >= 0) & (made.images.max() <= 1)
-    for boxes, labels, target in zip(made.boxes, made.labels, made.targets, strict=True):
+    for boxes, labels, target in zip(
+        made.boxes, made.labels, made.targets, strict=True
+    ):
         assert boxes.shape == (len(labels), 4)
         assert 1 <= len(labels) <= 4
         assert target["boxes"] is boxes
@@ -79,7 +94,11 @@ def test_a_scene_does_not_depend_on_how_many_follow_it() -> None:
 
 
 def test_another_seed_or_split_makes_other_scenes() -> None:
-    a, b, c = scenes(1, 32, seed=1), scenes(1, 32, seed=2), scenes(1, 32, seed=1, split="test")
+    a, b, c = (
+        scenes(1, 32, seed=1),
+        scenes(1, 32, seed=2),
+        scenes(1, 32, seed=1, split="test"),
+    )
     assert not torch.equal(a.images, b.images)
     assert not torch.equal(a.masks, c.masks)
 

@@ -13,7 +13,9 @@ Y = (X[:, 0] > 0).long()
 
 def network(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 2))
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 2)
+    )
 
 
 def sgd(model: nn.Module, lr: float = 0.5) -> torch.optim.Optimizer:
@@ -21,7 +23,13 @@ def sgd(model: nn.Module, lr: float = 0.5) -> torch.optim.Optimizer:
 
 
 def train(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
-    settings = {"data": (X, Y), "epochs": 3, "batch_size": 16, "optimizer": sgd(model), "seed": 4} | settings
+    settings = {
+        "data": (X, Y),
+        "epochs": 3,
+        "batch_size": 16,
+        "optimizer": sgd(model),
+        "seed": 4,
+    } | settings
     return fit(model, **settings)
 
 
@@ -40,7 +48,10 @@ def test_it_is_the_loop_that_one_would_write_by_hand() -> None:
         losses.append(total / 50)
     assert [h["loss"] for h in history] == losses
     assert [h["epoch"] for h in history] == [1, 2, 3]
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), by_hand.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.parameters(), by_hand.parameters(), strict=True)
+    )
 
 
 def test_it_learns() -> None:
@@ -72,7 +83,9 @@ def test_what_a_batch_draws_depends_on_seed_epoch_and_step_alone() -> None:
 
     def transform(x: Tensor, y: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
         drawn.append(torch.rand((), generator=g).item())
-        torch.rand(len(drawn), generator=g)  # how much a step draws must not reach the next one
+        torch.rand(
+            len(drawn), generator=g
+        )  # how much a step draws must not reach the next one
         return x, y
 
     train(network(), batch_transform=transform)
@@ -102,17 +115,26 @@ def test_a_schedule_is_stepped_after_every_batch() -> None:
     model = network()
     optimizer = sgd(model, lr=1.0)
     total = steps(50, epochs=3, batch_size=16)
-    train(model, optimizer=optimizer, schedule=torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.25, total))
+    train(
+        model,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.25, total),
+    )
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.25)
 
 
-def test_evaluation_sees_the_model_in_evaluation_mode_and_its_results_join_the_epoch() -> None:
+def test_evaluation_sees_the_model_in_evaluation_mode_and_its_results_join_the_epoch() -> (
+    None
+):
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert not model.training
         assert not torch.is_grad_enabled()
         return {"accuracy": accuracy(model, X, Y)}
 
-    assert all(set(h) == {"epoch", "loss", "accuracy"} for h in train(network(), evaluate=evaluate))
+    assert all(
+        set(h) == {"epoch", "loss", "accuracy"}
+        for h in train(network(), evaluate=evaluate)
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place() -> None:
@@ -122,11 +144,15 @@ def test_a_loss_that_is_not_finite_stops_with_its_place() -> None:
         seen.append(len(x))
         return F.cross_entropy(model(x), y) * (float("nan") if len(seen) == 6 else 1.0)
 
-    with pytest.raises(FloatingPointError, match=r"epoch 2, step 1 .*learning rates \[0.5\]"):
+    with pytest.raises(
+        FloatingPointError, match=r"epoch 2, step 1 .*learning rates \[0.5\]"
+    ):
         train(network(), loss=loss)
 
 
-def test_predicting_is_in_evaluation_mode_and_gives_every_module_its_mode_back() -> None:
+def test_predicting_is_in_evaluation_mode_and_gives_every_module_its_mode_back() -> (
+    None
+):
     model = network(dropout=0.9)
     model[0].eval()
     torch.testing.assert_close(predict(model, X, batch_size=7), predict(model, X))
@@ -145,7 +171,8 @@ def test_a_detectors_lists_are_joined() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"data": (X, Y[:3])}, {"data": (X[:0], Y[:0])}]
+    "wrong",
+    [{"epochs": 0}, {"batch_size": 0}, {"data": (X, Y[:3])}, {"data": (X[:0], Y[:0])}],
 )
 def test_it_refuses_what_cannot_be_trained_on(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="got"):

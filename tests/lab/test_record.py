@@ -38,12 +38,24 @@ def test_the_interval_is_the_one_of_scipy() -> None:
     low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
     found = interval(values)
     assert found == pytest.approx(
-        {"mean": np.mean(values), "sd": np.std(values, ddof=1), "low": low, "high": high, "n": 5}
+        {
+            "mean": np.mean(values),
+            "sd": np.std(values, ddof=1),
+            "low": low,
+            "high": high,
+            "n": 5,
+        }
     )
 
 
 def test_equal_values_have_an_interval_without_width() -> None:
-    assert interval([0.5, 0.5, 0.5]) == {"mean": 0.5, "sd": 0.0, "low": 0.5, "high": 0.5, "n": 3}
+    assert interval([0.5, 0.5, 0.5]) == {
+        "mean": 0.5,
+        "sd": 0.0,
+        "low": 0.5,
+        "high": 0.5,
+        "n": 3,
+    }
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, float("nan")]])
@@ -56,8 +68,14 @@ def test_pairs_are_compared_by_their_differences() -> None:
     a, b = [1.0, 5.0, 9.0], [0.9, 4.8, 8.9]
     found = paired(a, b)
     assert found["difference"] == pytest.approx(0.4 / 3)
-    assert found["verdict"] == "no difference at this scale" if found["low"] <= 0 else "higher"
-    assert stats.ttest_rel(a, b).confidence_interval().low == pytest.approx(found["low"])
+    assert (
+        found["verdict"] == "no difference at this scale"
+        if found["low"] <= 0
+        else "higher"
+    )
+    assert stats.ttest_rel(a, b).confidence_interval().low == pytest.approx(
+        found["low"]
+    )
     assert found["detectable"] == pytest.approx((found["high"] - found["low"]) / 2)
 
 
@@ -70,7 +88,9 @@ def test_pairs_are_compared_by_their_differences() -> None:
         ([1.0, 2.0], [1.0, 2.0], "no difference at this scale"),
     ],
 )
-def test_the_verdict_follows_the_interval(a: list[float], b: list[float], verdict: str) -> None:
+def test_the_verdict_follows_the_interval(
+    a: list[float], b: list[float], verdict: str
+) -> None:
     assert paired(a, b)["verdict"] == verdict
 
 
@@ -112,7 +132,9 @@ def test_results_of_other_code_or_arguments_are_not_taken(
 ) -> None:
     cache = tmp_path / "runs.jsonl"
     repeat(run, {"a": {"value": 1.0}}, seeds=[0], cache=cache)
-    assert repeat(other, {"a": {"value": 1.0}}, seeds=[0], cache=cache)["a"] == [{"score": 0.0}]
+    assert repeat(other, {"a": {"value": 1.0}}, seeds=[0], cache=cache)["a"] == [
+        {"score": 0.0}
+    ]
     CALLS.clear()
     repeat(run, {"a": {"value": 2.0}}, seeds=[0], cache=cache)
     assert CALLS == [(2.0, 0)]
@@ -122,7 +144,9 @@ def test_results_of_other_code_or_arguments_are_not_taken(
     assert CALLS == [(1.0, 0)]
 
 
-def test_a_helper_that_changes_makes_the_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_helper_that_changes_makes_the_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "runs.jsonl"
     repeat(run, {"a": {"value": 1.0}}, seeds=[0], cache=cache)
 
@@ -130,12 +154,23 @@ def test_a_helper_that_changes_makes_the_run_again(tmp_path: Path, monkeypatch: 
         return 3 * value
 
     monkeypatch.setitem(globals(), "double", thrice)
-    assert repeat(run, {"a": {"value": 1.0}}, seeds=[0], cache=cache)["a"][0]["score"] == 3.0
+    assert (
+        repeat(run, {"a": {"value": 1.0}}, seeds=[0], cache=cache)["a"][0]["score"]
+        == 3.0
+    )
 
 
 def test_the_environment_says_what_a_reader_needs() -> None:
     facts = environment()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", facts["date"])
-    assert set(facts) == {"date", "python", "torch", "torchvision", "processor", "threads", "device"}
+    assert set(facts) == {
+        "date",
+        "python",
+        "torch",
+        "torchvision",
+        "processor",
+        "threads",
+        "device",
+    }
     assert facts["threads"] >= 1
     assert json.loads(json.dumps(facts)) == facts

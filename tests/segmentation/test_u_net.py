@@ -13,7 +13,10 @@ from cnn_techniques.segmentation import UNet
 
 DEVICE_CASES = {
     "UNet, unpadded": lambda: (UNet(2, 3, width=4), (torch.randn(2, 2, 204, 188),)),
-    "UNet, padding=1": lambda: (UNet(2, 3, width=4, padding=1), (torch.randn(2, 2, 48, 32),)),
+    "UNet, padding=1": lambda: (
+        UNet(2, 3, width=4, padding=1),
+        (torch.randn(2, 2, 48, 32),),
+    ),
 }
 FIGURE = Path(__file__).parents[2] / "snippets/segmentation/figures/u_net.py"
 
@@ -25,7 +28,9 @@ def sizes(net: UNet, side: int) -> dict[str, list[tuple[int, int]]]:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             part = name.split(".")[0]
             module.register_forward_hook(
-                lambda _m, _x, y, part=part: seen.setdefault(part, []).append((y.shape[1], y.shape[3]))
+                lambda _m, _x, y, part=part: seen.setdefault(part, []).append(
+                    (y.shape[1], y.shape[3])
+                )
             )
     net(torch.empty(1, net.in_channels, side, side, device="meta"))
     return seen
@@ -51,13 +56,21 @@ def test_every_map_of_the_papers_figure_1_has_its_size(paper: UNet) -> None:
     }  # fmt: skip
 
 
-def test_it_has_the_papers_23_convolutional_layers_and_parameters_of_figure_1(paper: UNet) -> None:
+def test_it_has_the_papers_23_convolutional_layers_and_parameters_of_figure_1(
+    paper: UNet,
+) -> None:
     weights = [p for p in paper.parameters() if p.ndim == 4]
-    assert len(weights) == 23  # section 2: "In total the network has 23 convolutional layers."
+    assert (
+        len(weights) == 23
+    )  # section 2: "In total the network has 23 convolutional layers."
     f = [64, 128, 256, 512, 1024]
     down = sum(9 * a * b + 9 * b * b + 2 * b for a, b in zip([1, *f], f, strict=False))
     up = sum(4 * 2 * b * b + b + 9 * 2 * b * b + 9 * b * b + 2 * b for b in f[:4])
-    assert sum(p.numel() for p in paper.parameters()) == down + up + 64 * 2 + 2 == 31_030_658
+    assert (
+        sum(p.numel() for p in paper.parameters())
+        == down + up + 64 * 2 + 2
+        == 31_030_658
+    )
 
 
 def test_costs_on_the_page(evidence) -> None:
@@ -93,7 +106,8 @@ class Restated(nn.Module):
         shapes += [(classes, width, 1, 1), (classes,)]
         for k, shape in enumerate(shapes):
             self.register_parameter(
-                f"bias{k}" if len(shape) == 1 else f"weight{k}", nn.Parameter(torch.zeros(shape))
+                f"bias{k}" if len(shape) == 1 else f"weight{k}",
+                nn.Parameter(torch.zeros(shape)),
             )
         self.padding = padding
 
@@ -108,16 +122,24 @@ class Restated(nn.Module):
         for level in range(5):
             maps.append(self.double(x, 4 * level))
             n, c, h, w = maps[-1].shape
-            x = maps[-1][..., : h // 2 * 2, : w // 2 * 2].reshape(n, c, h // 2, 2, w // 2, 2).amax(dim=(3, 5))
+            x = (
+                maps[-1][..., : h // 2 * 2, : w // 2 * 2]
+                .reshape(n, c, h // 2, 2, w // 2, 2)
+                .amax(dim=(3, 5))
+            )
         y = maps.pop()
         for level in range(4):
             weight, bias = p[20 + 2 * level : 22 + 2 * level]
             n, _, h, w = y.shape
-            y = torch.einsum("ncij,cokl->noikjl", y, weight).reshape(n, -1, 2 * h, 2 * w)
+            y = torch.einsum("ncij,cokl->noikjl", y, weight).reshape(
+                n, -1, 2 * h, 2 * w
+            )
             y = y + bias[:, None, None]
             copy = center_crop(maps.pop(), [2 * h, 2 * w])
             y = self.double(torch.cat([copy, y], dim=1), 28 + 4 * level)
-        return torch.einsum("nchw,kc->nkhw", y, p[-2][:, :, 0, 0]) + p[-1][:, None, None]
+        return (
+            torch.einsum("nchw,kc->nkhw", y, p[-2][:, :, 0, 0]) + p[-1][:, None, None]
+        )
 
 
 @pytest.mark.parametrize(("padding", "size"), [(0, (188, 204)), (1, (32, 48))])
@@ -154,21 +176,32 @@ def test_by_8_pixels_they_do_not_since_a_pooling_grid_lies_elsewhere() -> None:
     assert (a[:, :, 8:] - b[:, :, :-8]).abs().max() > 1e-3 * a.abs().max()
 
 
-def test_padded_predictions_of_a_tile_differ_from_those_of_the_whole_image_near_its_border() -> None:
+def test_padded_predictions_of_a_tile_differ_from_those_of_the_whole_image_near_its_border() -> (
+    None
+):
     torch.manual_seed(0)
-    net, x = UNet(width=2, padding=1).double(), torch.randn(1, 1, 32, 96, dtype=torch.float64)
+    net, x = (
+        UNet(width=2, padding=1).double(),
+        torch.randn(1, 1, 32, 96, dtype=torch.float64),
+    )
     apart = (net(x)[..., :48] - net(x[..., :48])).abs().amax(dim=(0, 1, 2))
     assert apart[-1] > 1e-3
 
 
-def test_the_copy_is_cropped_from_the_middle_so_that_it_lies_over_the_upsampled_map() -> None:
+def test_the_copy_is_cropped_from_the_middle_so_that_it_lies_over_the_upsampled_map() -> (
+    None
+):
     torch.manual_seed(0)
     net = UNet(1, 1, width=1)
     with torch.no_grad():  # only the copy of the first level, through centre weights of 1, reaches the output
         for p in net.parameters():
             p.zero_()
-        net.contracting[0][0].weight[0, 0, 1, 1] = net.contracting[0][2].weight[0, 0, 1, 1] = 1
-        net.expanding[3][0].weight[0, 0, 1, 1] = net.expanding[3][2].weight[0, 0, 1, 1] = 1
+        net.contracting[0][0].weight[0, 0, 1, 1] = net.contracting[0][2].weight[
+            0, 0, 1, 1
+        ] = 1
+        net.expanding[3][0].weight[0, 0, 1, 1] = net.expanding[3][2].weight[
+            0, 0, 1, 1
+        ] = 1
         net.classify.weight.fill_(1)
     x = torch.rand(1, 1, 204, 188)
     torch.testing.assert_close(net(x), center_crop(x, [20, 4]))
@@ -187,7 +220,9 @@ def test_a_score_sees_188_or_204_pixels_in_each_direction(evidence) -> None:
         rows = g.abs().sum(dim=(0, 1, 3)).nonzero()[:, 0]
         seen.append(int(rows.max() - rows.min()) + 1)
     assert set(seen) == {188, 204}
-    evidence.computed("field", {"paper": {"name": "unpadded", "least": min(seen), "most": max(seen)}})
+    evidence.computed(
+        "field", {"paper": {"name": "unpadded", "least": min(seen), "most": max(seen)}}
+    )
 
 
 def test_variance_keeps_its_size_through_the_net_at_initialisation() -> None:
@@ -195,7 +230,9 @@ def test_variance_keeps_its_size_through_the_net_at_initialisation() -> None:
     net, seen = UNet(width=32), []
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda _m, x, y: seen.append((x[0].square().mean(), y.var())))
+            module.register_forward_hook(
+                lambda _m, x, y: seen.append((x[0].square().mean(), y.var()))
+            )
     with torch.no_grad():
         net(torch.randn(1, 1, 188, 188))
     # Section 3: with N(0, 2 / n), a layer's output varies as much as twice its input's mean square.
@@ -204,7 +241,9 @@ def test_variance_keeps_its_size_through_the_net_at_initialisation() -> None:
 
 
 @pytest.mark.parametrize(("padding", "side"), [(0, 188), (1, 16)])
-def test_gradients_reach_every_parameter_and_every_pixel(padding: int, side: int) -> None:
+def test_gradients_reach_every_parameter_and_every_pixel(
+    padding: int, side: int
+) -> None:
     torch.manual_seed(0)
     net = UNet(2, 3, width=8, padding=padding).double()
     x = torch.randn(2, 2, side, side, dtype=torch.float64, requires_grad=True)
@@ -224,7 +263,9 @@ def test_a_size_that_does_not_work_is_refused_with_the_nearest_that_do(
         with pytest.raises(ValueError, match=near):
             net(torch.empty(1, 1, net.smallest, side))
         for good in map(int, near.split(" or ")):
-            assert net(torch.empty(1, 1, net.smallest, good)).shape[3] == good - (0 if padding else 184)
+            assert net(torch.empty(1, 1, net.smallest, good)).shape[3] == good - (
+                0 if padding else 184
+            )
 
 
 def test_other_wrong_arguments_and_inputs_are_refused() -> None:
@@ -232,13 +273,17 @@ def test_other_wrong_arguments_and_inputs_are_refused() -> None:
         UNet(width=0)
     with pytest.raises(ValueError, match="padding=2"):
         UNet(padding=2)
-    with pytest.raises(ValueError, match=r"expected \(N, 3, H, W\), got \(1, 1, 188, 188\)"):
+    with pytest.raises(
+        ValueError, match=r"expected \(N, 3, H, W\), got \(1, 1, 188, 188\)"
+    ):
         UNet(3, width=1)(torch.zeros(1, 1, 188, 188))
     with pytest.raises(ValueError, match=r"got \(1, 188, 188\)"):
         UNet(width=1)(torch.zeros(1, 188, 188))
 
 
-def test_the_figures_labels_are_the_shapes_that_the_paper_size_net_computes(paper: UNet) -> None:
+def test_the_figures_labels_are_the_shapes_that_the_paper_size_net_computes(
+    paper: UNet,
+) -> None:
     drawn, seen = runpy.run_path(str(FIGURE)), sizes(paper, 572)
 
     def level(box) -> tuple[int, int]:

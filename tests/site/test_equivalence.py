@@ -49,7 +49,10 @@ class Net(nn.Module):
         skip = F.interpolate(self.skip(y), size=branch.shape[2:])
         y = skip + self.gate * (branch.detach() if self.detached else branch)
         rows = y.mean(dim=2 if self.swapped else 3)[..., :8].transpose(1, 2)
-        return {"classes": self.head(self.drop(F.relu(y).mean(dim=(2, 3)))), "aux": [self.rows(rows)]}
+        return {
+            "classes": self.head(self.drop(F.relu(y).mean(dim=(2, 3)))),
+            "aux": [self.rows(rows)],
+        }
 
 
 def images() -> Tensor:
@@ -64,7 +67,11 @@ def test_the_same_network_passes_with_small_differences() -> None:
     assert result.gradient <= 1e-8
     assert result.buffers is not None
     assert result.buffers <= 1e-10
-    assert (result.dtype, result.shape, result.modes) == ("float64", list(INPUT), ["evaluation", "training"])
+    assert (result.dtype, result.shape, result.modes) == (
+        "float64",
+        list(INPUT),
+        ["evaluation", "training"],
+    )
     assert result.parameters == sum(p.numel() for p in Net().parameters())
     assert result.tensors == len(Net().state_dict())
 
@@ -129,9 +136,15 @@ def test_networks_with_other_names_are_paired_by_order() -> None:
 
 def test_order_needs_the_same_number_and_the_same_shapes() -> None:
     with pytest.raises(AssertionError, match="1 parameters, the reference has 2"):
-        compare(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(3, 4, 1), images(), match="order")
-    with pytest.raises(AssertionError, match=r"parameter weight has shape \(4, 3, 3, 1\)"):
-        compare(nn.Conv2d(3, 4, (3, 1)), nn.Conv2d(3, 4, (1, 3)), images(), match="order")
+        compare(
+            nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(3, 4, 1), images(), match="order"
+        )
+    with pytest.raises(
+        AssertionError, match=r"parameter weight has shape \(4, 3, 3, 1\)"
+    ):
+        compare(
+            nn.Conv2d(3, 4, (3, 1)), nn.Conv2d(3, 4, (1, 3)), images(), match="order"
+        )
 
 
 def test_a_dead_reference_is_refused() -> None:
@@ -144,7 +157,9 @@ def test_a_dead_reference_is_refused() -> None:
             return self.conv(x) * self.factor
 
     for factor in (1e-9, 1e9):
-        with pytest.raises(AssertionError, match="the reference is not alive: the largest entry"):
+        with pytest.raises(
+            AssertionError, match="the reference is not alive: the largest entry"
+        ):
             compare(Dead(factor), Dead(factor), images())
     with pytest.raises(AssertionError, match="two different images"):
         compare(Net(ignored=True), Net(ignored=True), images())
@@ -153,7 +168,9 @@ def test_a_dead_reference_is_refused() -> None:
 def test_dropout_is_refused_in_training_and_allowed_in_evaluation() -> None:
     with pytest.raises(ValueError, match=r"ours: drop is Dropout with rate 0.5"):
         compare(Net(dropout=0.5), Net(), images())
-    assert compare(Net(dropout=0.5), Net(), images(), train=False).modes == ["evaluation"]
+    assert compare(Net(dropout=0.5), Net(), images(), train=False).modes == [
+        "evaluation"
+    ]
 
 
 def test_float32_compares_outputs_in_evaluation_only() -> None:
@@ -178,7 +195,12 @@ def test_outputs_of_different_structure_are_picked_on_each_side() -> None:
     pick = (lambda out: out["classes"], lambda out: out["classes"])
     assert compare(Net(), Net(), images(), outputs=pick).output <= 1e-10
     with pytest.raises(AssertionError, match="outputs in evaluation mode are"):
-        compare(Net(), Net(), images(), outputs=(lambda out: out, lambda out: out["classes"]))
+        compare(
+            Net(),
+            Net(),
+            images(),
+            outputs=(lambda out: out, lambda out: out["classes"]),
+        )
 
 
 def test_inputs_may_be_nested_and_layers_in_place() -> None:
@@ -201,7 +223,11 @@ def test_the_default_precision_is_put_back() -> None:
 
 def test_functions_are_compared_by_pairs_of_tensors() -> None:
     x = torch.rand(4, 3, dtype=torch.float64)
-    result = difference({"loss": (x, x + 1e-12), "labels": (x > 0.5, x > 0.5)}, shape=x.shape, modes=["mean"])
+    result = difference(
+        {"loss": (x, x + 1e-12), "labels": (x > 0.5, x > 0.5)},
+        shape=x.shape,
+        modes=["mean"],
+    )
     assert 0 < result.output < 1e-10
     assert (result.gradient, result.dtype, result.shape) == (None, "float64", [4, 3])
     with pytest.raises(AssertionError, match="loss differs by 1e-06"):

@@ -11,7 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from cnn_site.figures import Figure, act, around, chain, conv, data, fan, frame, gate, grid, op, pool, stack
+from cnn_site.figures import (
+    Figure,
+    act,
+    around,
+    chain,
+    conv,
+    data,
+    fan,
+    frame,
+    gate,
+    grid,
+    op,
+    pool,
+    stack,
+)
 from cnn_site.figures.__main__ import ROOT, drawings, sources, target
 from cnn_site.figures.check import check, computed, faults
 from cnn_site.figures.pictures import Mark, Picture, label_map, pictures_svg, viridis
@@ -28,29 +42,41 @@ DIAGRAMS = [s for s in SOURCES if is_diagram(s)]
 
 
 @pytest.mark.parametrize("source", DIAGRAMS, ids=lambda s: s.stem)
-def test_every_diagram_is_drawn_again_to_the_same_bytes_and_cleanly(source: Path) -> None:
+def test_every_diagram_is_drawn_again_to_the_same_bytes_and_cleanly(
+    source: Path,
+) -> None:
     for name, figure in drawings(source).items():
         if not isinstance(figure, Figure):
             continue
         assert figure.slug == name
         assert faults(figure) == []
         committed = target(source, name)
-        assert committed.is_file(), f"{source}: draw it with python -m cnn_site.figures {source.stem}"
+        assert committed.is_file(), (
+            f"{source}: draw it with python -m cnn_site.figures {source.stem}"
+        )
         assert committed.read_text(encoding="utf-8") == figure.svg(), (
             f"{committed.relative_to(ROOT)} is stale: python -m cnn_site.figures {source.stem.replace('_', '-')}"
         )
 
 
 @pytest.mark.parametrize(
-    "source", [s for s in DIAGRAMS if "def module(" in s.read_text("utf-8")], ids=lambda s: s.stem
+    "source",
+    [s for s in DIAGRAMS if "def module(" in s.read_text("utf-8")],
+    ids=lambda s: s.stem,
 )
 def test_a_block_diagram_draws_what_its_module_computes(source: Path) -> None:
     found = runpy.run_path(str(source))
-    check(found["figure"], found["module"](), found["leaves"]() if "leaves" in found else ())
+    check(
+        found["figure"],
+        found["module"](),
+        found["leaves"]() if "leaves" in found else (),
+    )
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
-def test_every_source_has_its_figures_each_with_title_and_description(source: Path) -> None:
+def test_every_source_has_its_figures_each_with_title_and_description(
+    source: Path,
+) -> None:
     slug = source.stem.replace("_", "-")
     folder = target(source, slug).parent
     committed = sorted({*folder.glob(f"{slug}.svg"), *folder.glob(f"{slug}-*.svg")})
@@ -71,13 +97,19 @@ def test_every_figure_has_a_source() -> None:
     names = {f"{s.parents[1].name}/{s.stem.replace('_', '-')}" for s in SOURCES}
     for path in (ROOT / "docs" / "figures").glob("*/*.svg"):
         name = f"{path.parent.name}/{path.stem}"
-        assert any(name == n or name.startswith(n + "-") for n in names), f"{path}: no source in snippets"
+        assert any(name == n or name.startswith(n + "-") for n in names), (
+            f"{path}: no source in snippets"
+        )
 
 
 def test_importing_the_diagrams_needs_neither_torch_nor_matplotlib() -> None:
     code = "import sys, cnn_site.figures; print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src", check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "src",
+        check=True,
     )
     assert done.stdout.strip() == "set()"
 
@@ -86,7 +118,11 @@ def test_importing_the_diagrams_needs_neither_torch_nor_matplotlib() -> None:
 
 
 def bottleneck() -> Figure:
-    squeeze = stack(pool("Global avg pool"), conv("Linear 256→16", "ReLU"), gate("Linear 16→256", "Sigmoid"))
+    squeeze = stack(
+        pool("Global avg pool"),
+        conv("Linear 256→16", "ReLU"),
+        gate("Linear 16→256", "Sigmoid"),
+    )
     branch = stack(
         conv("Conv 1×1, 64", "BN · ReLU"),
         conv("Conv 3×3, 64", "BN · ReLU"),
@@ -94,7 +130,12 @@ def bottleneck() -> Figure:
         frame(around(None, squeeze, "×"), "SE block"),
     )
     return Figure(
-        "b", "t", "d", stack(data("x"), around(branch, side="left"), act("ReLU"), data("y"), same=False)
+        "b",
+        "t",
+        "d",
+        stack(
+            data("x"), around(branch, side="left"), act("ReLU"), data("y"), same=False
+        ),
     )
 
 
@@ -103,9 +144,16 @@ class SEBottleneck(nn.Module):
         super().__init__()
         self.swap = swap
         self.conv1, self.bn1 = nn.Conv2d(256, mid, 1, bias=False), nn.BatchNorm2d(mid)
-        self.conv2, self.bn2 = nn.Conv2d(mid, mid, 3, padding=1, bias=False), nn.BatchNorm2d(mid)
+        self.conv2, self.bn2 = (
+            nn.Conv2d(mid, mid, 3, padding=1, bias=False),
+            nn.BatchNorm2d(mid),
+        )
         self.conv3, self.bn3 = nn.Conv2d(mid, 256, 1, bias=False), nn.BatchNorm2d(256)
-        self.relu, self.fc1, self.fc2 = nn.ReLU(inplace=True), nn.Linear(256, 16), nn.Linear(16, 256)
+        self.relu, self.fc1, self.fc2 = (
+            nn.ReLU(inplace=True),
+            nn.Linear(256, 16),
+            nn.Linear(16, 256),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.ndim != 4 or x.shape[1] != 256:
@@ -113,7 +161,9 @@ class SEBottleneck(nn.Module):
         u = self.relu(self.bn1(self.conv1(x)))
         u = self.relu(self.bn2(self.conv2(u)))
         u = self.bn3(self.conv3(u))
-        s = torch.sigmoid(self.fc2(torch.relu(self.fc1(u.mean((2, 3))))))[:, :, None, None]
+        s = torch.sigmoid(self.fc2(torch.relu(self.fc1(u.mean((2, 3))))))[
+            :, :, None, None
+        ]
         if self.swap:  # a mistake: the gate scales the sum
             return self.relu((u + x) * s)
         return self.relu(u * s + x)
@@ -137,7 +187,10 @@ def test_a_wrong_arrow_in_a_figure_is_found() -> None:
 class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.Conv2d(8, 4, 1), nn.Sequential(nn.Conv2d(8, 2, 1), nn.Conv2d(2, 4, 5, padding=2))
+        self.a, self.b = (
+            nn.Conv2d(8, 4, 1),
+            nn.Sequential(nn.Conv2d(8, 2, 1), nn.Conv2d(2, 4, 5, padding=2)),
+        )
         self.c = nn.MaxPool2d(3, 1, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -147,7 +200,12 @@ class Branches(nn.Module):
 def test_branches_are_held_against_a_concatenation() -> None:
     def figure(width: str) -> Figure:
         long = stack(conv("Conv 1×1", "2"), conv("Conv 5×5", width))
-        parts = fan(conv("Conv 1×1", "4"), long, pool("Max 3×3", "stride 1"), merge=op("Concatenate"))
+        parts = fan(
+            conv("Conv 1×1", "4"),
+            long,
+            pool("Max 3×3", "stride 1"),
+            merge=op("Concatenate"),
+        )
         return Figure("f", "t", "d", stack(data("x"), parts, data("y")))
 
     check(figure("4"), Branches())
@@ -156,7 +214,9 @@ def test_branches_are_held_against_a_concatenation() -> None:
 
 
 def test_a_block_can_stand_for_a_type_of_module() -> None:
-    figure = Figure("l", "t", "d", stack(data("x"), conv("Branches"), act("ReLU"), data("y")))
+    figure = Figure(
+        "l", "t", "d", stack(data("x"), conv("Branches"), act("ReLU"), data("y"))
+    )
     check(figure, nn.Sequential(Branches(), nn.ReLU()), leaves=(Branches,))
 
 
@@ -177,15 +237,25 @@ def refused(call: Callable[[], object], match: str) -> None:
 
 def test_pictures_refuse_what_they_cannot_show() -> None:
     refused(
-        lambda: pictures_svg("p", "t", "d", [("a", torch.zeros(4, 4)), ("b", torch.zeros(4, 5))]), "one size"
+        lambda: pictures_svg(
+            "p", "t", "d", [("a", torch.zeros(4, 4)), ("b", torch.zeros(4, 5))]
+        ),
+        "one size",
     )
-    refused(lambda: pictures_svg("p", "t", "d", [("a", torch.zeros(2, 4, 4))]), r"shape \(2, 4, 4\)")
+    refused(
+        lambda: pictures_svg("p", "t", "d", [("a", torch.zeros(2, 4, 4))]),
+        r"shape \(2, 4, 4\)",
+    )
     refused(lambda: label_map(torch.full((2, 2), 40)), "up to 40")
 
 
 def test_boxes_and_labels_are_drawn_over_a_picture() -> None:
     cells = [
-        Picture("scene", torch.zeros(64, 64), [Mark((8, 8, 24, 32), "7 0.98"), Mark((1, 1, 9, 9), dash=True)])
+        Picture(
+            "scene",
+            torch.zeros(64, 64),
+            [Mark((8, 8, 24, 32), "7 0.98"), Mark((1, 1, 9, 9), dash=True)],
+        )
     ]
     svg = pictures_svg("p", "t", "d", cells, columns=2, classes=("", "zero", "one"))
     assert "7 0.98" in svg

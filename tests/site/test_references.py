@@ -35,7 +35,10 @@ def problems_of(key: str, entry: Entry) -> Iterator[str]:
         yield f"{BIB}: {key}: DOI {fields['doi']!r} is malformed; expected 10.<registrant>/<suffix> without a host"
     if "eprint" in fields and not ARXIV.fullmatch(fields["eprint"]):
         yield f"{BIB}: {key}: arXiv id {fields['eprint']!r} is malformed; expected YYMM.NNNNN without a version"
-    if "eprint" in fields and fields.get("url", "") != f"https://arxiv.org/abs/{fields['eprint']}":
+    if (
+        "eprint" in fields
+        and fields.get("url", "") != f"https://arxiv.org/abs/{fields['eprint']}"
+    ):
         yield f"{BIB}: {key}: url {fields.get('url')!r} is not the page of arXiv id {fields['eprint']}"
     if not {"doi", "eprint", "url"} & set(fields):
         yield f"{BIB}: {key} has no DOI, arXiv id or URL, so that nobody can find it"
@@ -47,7 +50,9 @@ def keys_used(root: Path) -> dict[str, list[str]]:
     """Key -> the files (and lines of published.csv) that use it."""
     used: dict[str, list[str]] = {}
     for page in sorted((root / "docs").rglob("*.md")):
-        match = re.match(r"---\n(.*?)\n---\n", page.read_text(encoding="utf-8"), re.DOTALL)
+        match = re.match(
+            r"---\n(.*?)\n---\n", page.read_text(encoding="utf-8"), re.DOTALL
+        )
         facts = yaml.safe_load(match[1]) if match else None
         for field in ("papers", "sources"):
             for key in (facts or {}).get(field) or []:
@@ -65,14 +70,18 @@ def keys_used(root: Path) -> dict[str, list[str]]:
 
 def problems(root: Path) -> list[str]:
     entries = read_bibliography((root / BIB).read_text(encoding="utf-8")).entries
-    found = [problem for key, entry in entries.items() for problem in problems_of(key, entry)]
+    found = [
+        problem for key, entry in entries.items() for problem in problems_of(key, entry)
+    ]
     used = keys_used(root)
     for key, places in sorted(used.items()):
         if key not in entries:
             found.append(f"{places[0]}: the key {key!r} is not in {BIB}")
     for key in entries:
         if key not in used:
-            found.append(f"{BIB}: the key {key!r} is used by no page and no published number; take it out")
+            found.append(
+                f"{BIB}: the key {key!r} is used by no page and no published number; take it out"
+            )
     return found
 
 
@@ -119,7 +128,9 @@ def test_a_sound_bibliography_passes(site: Path) -> None:
         ),
     ],
 )
-def test_a_faulty_entry_is_refused_and_named(site: Path, old: str, new: str, says: str) -> None:
+def test_a_faulty_entry_is_refused_and_named(
+    site: Path, old: str, new: str, says: str
+) -> None:
     assert old in GOOD
     (site / BIB).write_text(GOOD.replace(old, new))
     found = problems(site)
@@ -131,10 +142,16 @@ def test_an_unknown_key_is_refused_with_the_file_that_uses_it(site: Path) -> Non
     assert problems(site) == [f"docs/x/z.md: the key 'b2021c' is not in {BIB}"]
 
 
-def test_an_unknown_source_of_a_published_number_is_refused_with_its_line(site: Path) -> None:
+def test_an_unknown_source_of_a_published_number_is_refused_with_its_line(
+    site: Path,
+) -> None:
     (site / "docs/evidence").mkdir()
-    (site / "docs/evidence/published.csv").write_text("id,source\none,a2020b\ntwo,b2021c\n")
-    assert problems(site) == [f"docs/evidence/published.csv:3: the key 'b2021c' is not in {BIB}"]
+    (site / "docs/evidence/published.csv").write_text(
+        "id,source\none,a2020b\ntwo,b2021c\n"
+    )
+    assert problems(site) == [
+        f"docs/evidence/published.csv:3: the key 'b2021c' is not in {BIB}"
+    ]
 
 
 def test_an_unused_key_is_refused(site: Path) -> None:

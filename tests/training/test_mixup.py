@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from cnn_lab.data import digits
+from cnn_lab.fit import accuracy, fit, generator, steps
+from cnn_lab.record import interval, paired, repeat
 from cnn_site.equivalence import difference
 from cnn_techniques.training import Mixup, mixup_batch
 
@@ -38,13 +42,22 @@ def test_it_equals_torchvisions_mixup_given_the_same_draw(
     mine = images.clone().requires_grad_()
     other = images.clone().requires_grad_()
     ours = mixup_batch(
-        mine, one_hot(labels), torch.tensor(share, dtype=torch.float64), torch.arange(6).roll(1)
+        mine,
+        one_hot(labels),
+        torch.tensor(share, dtype=torch.float64),
+        torch.arange(6).roll(1),
     )
     expected = theirs(other, one_hot(labels))
     up = torch.randn_like(images)
-    (g,), (h,) = torch.autograd.grad(ours[0], mine, up), torch.autograd.grad(expected[0], other, up)
+    (g,), (h,) = (
+        torch.autograd.grad(ours[0], mine, up),
+        torch.autograd.grad(expected[0], other, up),
+    )
     result = difference(
-        {"images": (ours[0].detach(), expected[0].detach()), "labels": (ours[1], expected[1])},
+        {
+            "images": (ours[0].detach(), expected[0].detach()),
+            "labels": (ours[1], expected[1]),
+        },
         {"images": (g, h)},
         shape=images.shape,
         modes=["lam 0, 0.3 and 0.97"],
@@ -57,12 +70,16 @@ def test_it_equals_torchvisions_mixup_given_the_same_draw(
     )
 
 
-def test_integer_labels_become_the_same_soft_labels_as_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_integer_labels_become_the_same_soft_labels_as_torchvisions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     images, labels = batch(dtype=torch.float32)
     theirs, ours = v2.MixUp(alpha=0.2, num_classes=5), Mixup(5, alpha=0.2)
     monkeypatch.setattr(theirs, "make_params", lambda _: {"lam": 0.3})
     monkeypatch.setattr(
-        ours, "draw", lambda n: (torch.tensor(0.3, dtype=torch.float64), torch.arange(n).roll(1))
+        ours,
+        "draw",
+        lambda n: (torch.tensor(0.3, dtype=torch.float64), torch.arange(n).roll(1)),
     )
     for a, b in zip(ours(images, labels), theirs(images, labels), strict=True):
         torch.testing.assert_close(a, b)
@@ -203,3 +220,105 @@ def test_wrong_batches_are_refused() -> None:
         mixup_batch(images, soft, torch.full((3,), 0.5), partner)
     with pytest.raises(ValueError, match=r"got 1\.5"):
         mixup_batch(images, soft, torch.tensor(1.5), partner)
+
+
+def small_network() -> nn.Module:
+    def block(i: int, o: int) -> list[nn.Module]:
+        return [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+
+    return nn.Sequential(
+        *block(1, 16), *block(16, 32), nn.MaxPool2d(2), *block(32, 64),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def digits_with_mixup(alpha: float, wrong: float, epochs: int, seed: int) -> dict[str, object]:
+    """Train the small network, with a share of the training labels drawn at random; the test labels are right."""
+    images, labels = digits("train")
+    drawn = generator(seed, 1)
+    redrawn = torch.rand(len(labels), generator=drawn) < wrong
+    labels[redrawn] = torch.randint(10, (int(redrawn.sum()),), generator=drawn)
+    torch.manual_seed(seed)
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    count = steps(len(labels), epochs=epochs, batch_size=64)
+    mix = Mixup(10, alpha)
+
+    def blend(x: Tensor, y: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(source.initial_seed())  # `fit` gives the global generator back afterwards
+        return mix(x, y)
+
+    test = digits("test")
+    history = fit(
+        model,
+        (images, labels),
+        epochs=epochs,
+        batch_size=64,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count),
+        batch_transform=blend if alpha else None,
+        evaluate=lambda net: {"accuracy": accuracy(net, *test)},
+        seed=seed,
+    )
+    return {"accuracy": [100 * row["accuracy"] for row in history], "loss": [row["loss"] for row in history]}
+
+
+def mixup_against_plain(
+    arms: dict[str, dict[str, float]], names: dict[str, str], pairs: dict[str, str], epochs: int, seeds: int
+) -> dict[str, object]:
+    """Every arm over the same seeds (initial weights, order, wrong labels), each blended arm paired with its plain one."""
+    results = repeat(
+        digits_with_mixup,
+        {arm: {**given, "epochs": epochs} for arm, given in arms.items()},
+        range(seeds),
+        Path(".cache/record/training/mixup.jsonl"),
+    )
+    last = {arm: [run["accuracy"][-1] for run in runs] for arm, runs in results.items()}
+    return {
+        "arms": {
+            arm: {"name": names[arm], **arms[arm], "accuracy": last[arm], **interval(last[arm])}
+            for arm in arms
+        },
+        "pairs": {
+            arm: {"name": f"{names[arm]} − {names[plain]}", **paired(last[arm], last[plain])}
+            for arm, plain in pairs.items()
+        },
+        "curves": {
+            arm: [interval([run["accuracy"][e] for run in runs]) for e in range(epochs)]
+            for arm, runs in results.items()
+        },
+    }
+
+
+@pytest.mark.record
+def test_mixup_paired_against_plain_training_with_right_and_with_wrong_labels(evidence) -> None:
+    evidence.measured(
+        "digits",
+        arguments={
+            "arms": {
+                "plain": {"alpha": 0, "wrong": 0.0},
+                "imagenet": {"alpha": 0.2, "wrong": 0.0},
+                "cifar": {"alpha": 1, "wrong": 0.0},
+                "plain_wrong": {"alpha": 0, "wrong": 0.5},
+                "cifar_wrong": {"alpha": 1, "wrong": 0.5},
+                "strong_wrong": {"alpha": 8, "wrong": 0.5},
+            },
+            "names": {
+                "plain": "plain",
+                "imagenet": "Mixup, α = 0.2",
+                "cifar": "Mixup, α = 1",
+                "plain_wrong": "plain, half of the labels random",
+                "cifar_wrong": "Mixup, α = 1, half of the labels random",
+                "strong_wrong": "Mixup, α = 8, half of the labels random",
+            },
+            "pairs": {
+                "imagenet": "plain",
+                "cifar": "plain",
+                "cifar_wrong": "plain_wrong",
+                "strong_wrong": "plain_wrong",
+            },
+            "epochs": 30,
+            "seeds": 8,
+        },
+        run=mixup_against_plain,
+    )

@@ -1,7 +1,9 @@
 from cnn_site.figures import Figure, around, conv, data, frame, gate, pool, stack
 
 squeeze = frame(pool("Mean over H, W"), "squeeze")
-excite = frame(stack(conv("Conv 1×1, 4", "ReLU"), gate("Conv 1×1, 64", "Sigmoid")), "excite")
+excite = frame(
+    stack(conv("Conv 1×1, 4", "ReLU"), gate("Conv 1×1, 64", "Sigmoid")), "excite"
+)
 figure = Figure(
     "squeeze-and-excitation",
     "Squeeze-and-excitation block",

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 from cnn_site.figures import Figure, act, around, conv, data, row, stack, tensor
 
 basic = Figure(
@@ -70,3 +73,32 @@ def module():  # what the figure of the basic block is held against
     from cnn_techniques.modern import BasicBlock
 
     return BasicBlock(64, 64)
+
+
+def curves(record):
+    """Training loss of the four networks of the record, mean over its seeds."""
+    import matplotlib.pyplot as plt
+
+    from cnn_site.figures.plots import STYLE, plot_svg
+
+    with plt.rc_context(STYLE):
+        fig, ax = plt.subplots()
+        for arm in record["measured"]["digits"]["result"]["arms"].values():
+            means = [
+                sum(losses) / len(losses) for losses in zip(*arm["curve"], strict=True)
+            ]
+            ax.plot(range(1, len(means) + 1), means, label=arm["name"])
+        ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, 2.4))
+        ax.legend()
+        return plot_svg(
+            fig,
+            "resnet-training",
+            "Training loss of plain and residual networks on the digits",
+            "Four curves over the epochs, means over the seeds: plain and residual networks of 20 and of 56 layers.",
+        )
+
+
+RECORD = Path(__file__).parents[3] / "docs/evidence/modern/resnet.json"
+record = json.loads(RECORD.read_text(encoding="utf-8"))
+if "measured" in record:
+    figures["training"] = curves(record)

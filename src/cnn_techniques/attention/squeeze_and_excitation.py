@@ -1,6 +1,7 @@
 """Squeeze-and-Excitation: let the whole image decide how loud each channel is.
 
-Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507, section 3.
+Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507,
+    section 3.
 Legend: N images, C channels, H x W pixels, R = C / r squeeze channels.
 """
 
@@ -21,7 +22,7 @@ class SqueezeExcitation(nn.Module):
         channels: C, number of input channels; the output has the same number.
         squeeze_channels: R, width of the bottleneck (paper: C // 16).
         activation: makes the non-linearity inside the bottleneck.
-        gate: makes the function that ends in the gate (paper: sigmoid; MobileNetV3: hard sigmoid).
+        gate: makes what squashes to (0, 1) (paper: sigmoid; MobileNetV3: hard sigmoid).
 
     Shape: (N, C, H, W) -> (N, C, H, W), for any H and W.
     Parameters: 2 * C * R weights, R + C biases.
@@ -37,8 +38,8 @@ class SqueezeExcitation(nn.Module):
     ) -> None:
         super().__init__()
         if channels < 1 or squeeze_channels < 1:
-            raise ValueError(f"widths must be at least 1, got {channels=}, {squeeze_channels=}")
-        # A 1x1 convolution on a 1x1 map is a linear layer; torchvision's weights have this shape.
+            raise ValueError(f"widths below 1: {channels=}, {squeeze_channels=}")
+        # On a 1x1 map a 1x1 convolution is a linear layer; torchvision has these shapes.
         self.fc1 = nn.Conv2d(channels, squeeze_channels, 1)
         self.fc2 = nn.Conv2d(squeeze_channels, channels, 1)
         self.activation = activation()
@@ -46,7 +47,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         if u.ndim != 4 or u.shape[1] != self.fc1.in_channels:
-            raise ValueError(f"expected (N, {self.fc1.in_channels}, H, W), got {tuple(u.shape)}")
+            wanted = f"(N, {self.fc1.in_channels}, H, W)"
+            raise ValueError(f"expected {wanted}, got {tuple(u.shape)}")
         z = torch.mean(u, dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
         s = self.activation(self.fc1(z))  # (N, R, 1, 1)
         s = self.gate(self.fc2(s))  # (N, C, 1, 1)

@@ -1,7 +1,9 @@
-"""ResNet: layers learn what to add to their input, so that more of them do not make training harder.
+"""ResNet: layers learn what to add to their input, so that deeper networks still train.
 
-Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, section 3, table 1.
-Legend: N images, C channels, H x W pixels, D width of a stage, s stride, E expansion of a block.
+Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
+    arXiv:1512.03385, section 3, table 1.
+Legend: N images, C channels, H x W pixels, K classes,
+    D width of a stage, s stride, E expansion of a block.
 """
 
 # --8<-- [start:imports]
@@ -14,14 +16,18 @@ from torch import Tensor, nn
 
 
 # --8<-- [start:module]
+# --8<-- [start:shortcut]
 def _resnet_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The identity, or a projection where the shape changes (option B of the paper)."""
+    """The identity, or a projection where the shape changes (the paper's option B)."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
         nn.BatchNorm2d(out_channels),
     )
+
+
+# --8<-- [end:shortcut]
 
 
 # --8<-- [start:basic]
@@ -31,8 +37,8 @@ class BasicBlock(nn.Module):
     Args:
         in_channels: C, channels of the input.
         width: D, channels inside the block and of the output.
-        stride: s of the first convolution; the first block of a stage halves height and width with 2.
-        attention: makes a module for D channels that acts on the branch before the sum.
+        stride: s of the first convolution (2 in the first block of a stage).
+        attention: makes a module for D channels, put at the end of the branch.
 
     Shape: (N, C, H, W) -> (N, D, H / s, W / s), rounded up.
     """
@@ -65,9 +71,11 @@ class BasicBlock(nn.Module):
 
 # --8<-- [start:bottleneck]
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 convolutions, which narrow its input and widen its result by E = 4.
+    """A 3x3 convolution between 1x1 convolutions that narrow and widen, E = 4 to 1.
 
-    Arguments as for `BasicBlock`. Shape: (N, C, H, W) -> (N, E * D, H / s, W / s), rounded up.
+    Arguments as for `BasicBlock`, but the output has E * D channels.
+
+    Shape: (N, C, H, W) -> (N, E * D, H / s, W / s), rounded up.
     """
 
     expansion = 4
@@ -102,7 +110,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of residual blocks, each at half the size and twice the width, and a linear classifier.
+    """A stem, stages of residual blocks, and a linear classifier.
+
+    From the second stage on, each halves height and width and doubles D.
 
     Args:
         block: `BasicBlock` or `Bottleneck`.
@@ -110,8 +120,9 @@ class ResNet(nn.Module):
         num_classes: K, width of the output.
         width: D of the first stage.
         in_channels: C, channels of the images.
-        small_images: a stem of one 3x3 convolution, for images of about 32 pixels (section 4.2 of the paper).
-        attention: makes a module for a number of channels, at the end of each residual branch.
+        small_images: a stem of one 3x3 convolution, for images of about 32 pixels
+            (section 4.2 of the paper).
+        attention: makes a module for a number of channels, the end of every branch.
 
     Shape: (N, C, H, W) -> (N, K), for any H and W.
     Raises: ValueError for a size below 1, no stages, or an input of another shape.
@@ -129,34 +140,40 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if not layers or min(layers) < 1:
-            raise ValueError(f"expected one stage or more, of one block or more each, got {layers=}")
+            raise ValueError(f"expected stages of one block or more, got {layers=}")
         if min(num_classes, width, in_channels) < 1:
-            raise ValueError(f"sizes must be at least 1, got {num_classes=}, {width=}, {in_channels=}")
-        if small_images:
-            self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        else:
-            self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
+            sizes = f"{num_classes=}, {width=}, {in_channels=}"
+            raise ValueError(f"sizes must be at least 1, got {sizes}")
+        kernel, stride = (3, 1) if small_images else (7, 2)
+        padding = kernel // 2
+        self.conv1 = nn.Conv2d(in_channels, width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = [f"layer{stage + 1}" for stage in range(len(layers))]
+        pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = nn.Identity() if small_images else pool
+        self.stages = [f"layer{number + 1}" for number in range(len(layers))]
         channels = width
-        for stage, (name, blocks) in enumerate(zip(self.stages, layers, strict=True)):
+        for name, blocks in zip(self.stages, layers, strict=True):
             modules = []
             for index in range(blocks):
-                stride = 2 if stage > 0 and index == 0 else 1
-                modules.append(block(channels, width * 2**stage, stride, attention))
-                channels = block.expansion * width * 2**stage
+                stride = 2 if name != "layer1" and index == 0 else 1
+                modules.append(block(channels, width, stride, attention))
+                channels = block.expansion * width
             self.add_module(name, nn.Sequential(*modules))
+            width = 2 * width
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    conv.weight, mode="fan_out", nonlinearity="relu"
+                )
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The output of each stage, at strides 4, 8, 16 and 32; what detectors and segmenters build on."""
+        """The output of each stage, at strides 4, 8, 16, 32; detectors use them."""
         if x.ndim != 4 or x.shape[1] != self.conv1.in_channels:
-            raise ValueError(f"expected (N, {self.conv1.in_channels}, H, W), got {tuple(x.shape)}")
-        maps = [self.maxpool(torch.relu(self.bn1(self.conv1(x))))]  # (N, 64, H / 4, W / 4)
+            expected = f"(N, {self.conv1.in_channels}, H, W)"
+            raise ValueError(f"expected {expected}, got {tuple(x.shape)}")
+        x = torch.relu(self.bn1(self.conv1(x)))  # (N, 64, H / 2, W / 2)
+        maps = [self.maxpool(x)]  # (N, 64, H / 4, W / 4)
         for name in self.stages:
             maps.append(self.get_submodule(name)(maps[-1]))
         return maps[1:]

@@ -1,0 +1,34 @@
+"""The built site, once a session, for the tests that look at what a reader gets."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnn_site import ROOT
+
+
+@pytest.fixture(scope="session")
+def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a strict build; $SITE_DIR names one that is there already."""
+    if given := os.environ.get("SITE_DIR"):
+        return Path(given)
+    folder = tmp_path_factory.mktemp("built") / "site"
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "-q",
+        "-d",
+        str(folder),
+    ]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, f"{' '.join(command[1:])}:\n{run.stdout}{run.stderr}"
+    return folder

@@ -1,0 +1,159 @@
+"""What the built pages show is what was run: a second net under the page runner, on the HTML itself."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from lxml import html
+
+from cnn_site import ROOT, pages
+from cnn_site.fences import PYTHON, page_blocks
+
+TECHNIQUES = [t for t in pages.techniques() if t.path.exists()]
+MARKDOWN = sorted((ROOT / "docs").rglob("*.md"))
+ANCHORS = (
+    "what-it-solves",
+    "copy-and-run",
+    "held-against",
+    "see-also",
+    "corrections",
+    "cite",
+)
+HOSTS = re.compile(
+    r"<(?:script|link|img|iframe|source)[^>]+(?:src|href)=[\"'](?:https?:)?//([^/\"']+)",
+    re.I,
+)
+
+
+def built(folder: Path, page: Path) -> Path:
+    relative = page.relative_to(ROOT / "docs").with_suffix("")
+    return (
+        folder
+        / (relative.parent if relative.name == "index" else relative)
+        / "index.html"
+    )
+
+
+def shown(path: Path) -> Counter[str]:
+    """The Python blocks of a built page."""
+    found: Counter[str] = Counter()
+    for block in html.parse(str(path)).getroot().cssselect("article div.highlight"):
+        language = {c.removeprefix("language-") for c in block.get("class").split()}
+        pre = block.cssselect("pre > code")
+        source = block.xpath(
+            "ancestor::details[contains(@class, 'mkdocstrings-source')]"
+        )
+        in_api = block.xpath("ancestor::div[contains(@class, 'doc')]")
+        if language & PYTHON and pre and not source and not in_api:
+            found[pre[0].text_content().rstrip("\n")] += 1
+    return found
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_built_page_shows_the_blocks_that_are_run_and_no_others(
+    page: Path, built_site: Path
+) -> None:
+    known = Counter(b.code.rstrip("\n") for b in page_blocks(page) if b.is_python)
+    seen = shown(built(built_site, page))
+    extra, lost = list((seen - known).elements()), list((known - seen).elements())
+    assert not extra, (
+        f"{page.relative_to(ROOT)}: shown, but never run:\n" + "\n---\n".join(extra)
+    )
+    assert not lost, (
+        f"{page.relative_to(ROOT)}: run, but shown otherwise:\n" + "\n---\n".join(lost)
+    )
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_built_page_has_no_leftovers_of_markdown(
+    page: Path, built_site: Path
+) -> None:
+    root = html.parse(str(built(built_site, page))).getroot()
+    article = root.cssselect("article")[0]
+    for code in article.cssselect("pre, code, script, style, math"):
+        code.drop_tree()
+    text = article.text_content()
+    for leftover in ("```", "--8<--", "[[", "]]", "{ .", "{.", "$$", "\\("):
+        assert leftover not in text, f"{page.relative_to(ROOT)}: shows {leftover!r}"
+    unhighlighted = [
+        p
+        for p in root.cssselect("article pre")
+        if not p.xpath("ancestor::div[contains(@class, 'highlight')]")
+    ]
+    assert not unhighlighted, (
+        f"{page.relative_to(ROOT)}: has indented code; use a fence"
+    )
+
+
+@pytest.mark.parametrize("t", TECHNIQUES, ids=lambda t: t.slug)
+def test_sections_and_equations_keep_their_addresses(
+    t: pages.Technique, built_site: Path
+) -> None:
+    root = html.parse(str(built(built_site, t.path))).getroot()
+    ids = [e.get("id") for e in root.cssselect("article [id]")]
+    missing = [a for a in ANCHORS if a not in ids]
+    assert not missing, f"docs/{t.slug}.md: the built page lacks the anchors {missing}"
+    equations = [i for i in ids if i and re.fullmatch(r"eq-\d+", i)]
+    assert equations == [f"eq-{n}" for n in range(1, len(equations) + 1)]
+    blocks = root.cssselect(
+        "article math[display=block], article math[display='block']"
+    )
+    assert len(blocks) == len(equations), (
+        f"docs/{t.slug}.md: a display equation without a number"
+    )
+    assert len(ids) == len(set(ids)), (
+        f"docs/{t.slug}.md: ids stand twice: {[i for i in ids if ids.count(i) > 1]}"
+    )
+
+
+@pytest.mark.parametrize("t", TECHNIQUES, ids=lambda t: t.slug)
+def test_a_page_can_be_cited(t: pages.Technique, built_site: Path) -> None:
+    root = html.parse(str(built(built_site, t.path))).getroot()
+    meta = {m.get("name"): m.get("content") for m in root.cssselect("head meta[name]")}
+    assert meta["citation_title"] == t.title
+    assert (
+        meta["citation_author"]
+        and meta["citation_publication_date"]
+        and meta["citation_public_url"]
+    )
+    linked = [
+        json.loads(s.text)
+        for s in root.cssselect('head script[type="application/ld+json"]')
+    ]
+    assert [d["headline"] for d in linked] == [t.title]
+    cite = root.cssselect(".cite")[0].text_content()
+    assert f"cnn-techniques-{t.slug.split('/')[1]}" in cite
+    assert "not for citing" in cite, "a build without a release says so"
+    for key in t.keys:
+        assert key in cite
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_page_names_another_host_as_a_resource(page: Path, built_site: Path) -> None:
+    text = built(built_site, page).read_text(encoding="utf-8")
+    text = re.sub(r"<link[^>]+rel=[\"']?(?:canonical|prev|next|edit)[^>]*>", "", text)
+    assert HOSTS.findall(text) == []
+
+
+def test_the_site_has_its_files_for_machines(built_site: Path) -> None:
+    for name in (
+        "catalogue.json",
+        "llms.txt",
+        "sitemap.xml",
+        "404.html",
+        "references.bib",
+    ):
+        assert (built_site / name).exists(), f"{name} is missing"
+    for t in TECHNIQUES:
+        assert (built_site / f"evidence/{t.slug}.json").exists()
+
+
+def test_the_search_index_leaves_the_api_out(built_site: Path) -> None:
+    index = json.loads(
+        (built_site / "search/search_index.json").read_text(encoding="utf-8")
+    )
+    assert not [
+        d["location"] for d in index["docs"] if d["location"].startswith("api/")
+    ]
