@@ -11,8 +11,7 @@ for stage, maps in enumerate(model.features(images), start=1):
     print(f"stage {stage}: {tuple(maps.shape)}")
 scores = model(images)
 print(f"scores: {tuple(scores.shape)}, standard deviation {scores.std():.3f}")
-print(
-    f"loss of the untrained network: {nn.functional.cross_entropy(scores, labels):.3f}"
-)
+loss = nn.functional.cross_entropy(scores, labels)
+print(f"loss of the untrained network: {loss:.3f}")
 print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
 # --8<-- [end:usage]

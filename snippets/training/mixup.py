@@ -9,7 +9,8 @@ torch.manual_seed(0)
 mix = Mixup(classes=10, alpha=0.2)
 net = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8, 10))
 sgd = torch.optim.SGD(net.parameters(), lr=0.1)
-images, labels = torch.rand(16, 1, 8, 8), torch.randint(10, (16,))  # stands for a data loader
+images = torch.rand(16, 1, 8, 8)  # these two stand for a data loader
+labels = torch.randint(10, (16,))
 
 for step in range(3):
     x, y = mix(images, labels)  # mixed images, (16, 10) soft labels
@@ -17,6 +18,8 @@ for step in range(3):
     sgd.zero_grad()
     loss.backward()
     sgd.step()
-    print(f"step {step}: first image {y[0].max():.3f} of one digit, loss {loss:.4f}")
+    print(
+        f"step {step}: loss {loss:.4f}, label of the first image {y[0].max():.3f} one class"
+    )
 print(tuple(x.shape), tuple(y.shape))
 # --8<-- [end:usage]

@@ -1,1 +1,1 @@
-"""Techniques at work: data that comes along (`data`), one training loop (`fit`), results worth printing (`record`)."""
+"""Techniques at work: data at hand, one training loop, results worth printing."""

@@ -1,7 +1,7 @@
-"""One plain training loop for classification, detection, segmentation, distillation: what differs is the loss.
+"""One plain training loop for every task: what differs is the loss.
 
-The order of the images depends on (seed, epoch) alone, everything drawn for a batch on (seed, epoch, step) alone:
-no draw depends on how many were made before it.
+The order of the images depends on (seed, epoch) alone, everything drawn for a batch on
+(seed, epoch, step) alone: no draw depends on how many were made before it.
 """
 
 import math
@@ -25,7 +25,10 @@ class Schedule(Protocol):
 
 
 def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The default loss: logits (N, K) or (N, K, H, W) against classes (N,) or (N, H, W), or probabilities (N, K)."""
+    """The default loss, of logits (N, K) or (N, K, H, W).
+
+    Targets are classes (N,) or (N, H, W), or probabilities of the logits' shape.
+    """
     return F.cross_entropy(model(inputs), targets)
 
 
@@ -43,29 +46,39 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> list[dict[str, Any]]:
-    """Train the model in place; a dict for each epoch: its number from 1, the mean loss, and what `evaluate` returns.
+    """Train the model in place, and tell of every epoch.
 
-    The model comes back in evaluation mode, torch's global random state as it was.
+    Returns a dict for each epoch: "epoch" (from 1), "loss" (the mean), and what
+    `evaluate` returned. The model comes back in evaluation mode, torch's global random
+    state as it was.
 
     Args:
-        data: inputs (N, ...) and their targets: a tensor (N, ...) or a list of N, of which a batch is a shorter list.
+        data: inputs (N, ...) and their targets: a tensor (N, ...) or a list of N, of
+            which a batch is a shorter list.
         batch_size: images a step; the last batch of an epoch holds what is left.
         optimizer: over the model's parameters.
         loss: `loss(model, inputs, targets)`, a scalar, the mean over the batch.
         schedule: stepped after every batch; `steps` says how many there will be.
-        batch_transform: `batch_transform(inputs, targets, generator)` returns what the loss sees. It runs on the CPU and
-            draws from the generator only.
-        evaluate: called with the model after every epoch, in evaluation mode and without gradients.
-        seed: of the order, of `batch_transform` and of the model's own draws (dropout); not of its initial weights.
+        batch_transform: `batch_transform(inputs, targets, generator)` returns what the
+            loss sees. It runs on the CPU and draws from the generator only.
+        evaluate: called with the model after every epoch, in evaluation mode and
+            without gradients.
+        seed: of the order, of `batch_transform` and of the model's own draws (dropout);
+            not of its initial weights.
 
-    Raises: ValueError for unequal lengths or numbers below 1; FloatingPointError for a loss that is not finite.
+    Raises: ValueError for unequal lengths or numbers below 1; FloatingPointError for a
+    loss that is not finite.
     """
     inputs, targets = data
     count = len(inputs)
     if len(targets) != count or count == 0:
-        raise ValueError(f"need as many targets as inputs, and at least one, got {count} and {len(targets)}")
+        raise ValueError(
+            f"need as many targets as inputs, got {len(targets)} and {count}"
+        )
     if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, got {epochs=}, {batch_size=}")
+        raise ValueError(
+            f"epochs and batch_size must be at least 1, got {epochs=}, {batch_size=}"
+        )
     device = torch.device(device)
     model.to(device)
     history = []
@@ -78,13 +91,16 @@ def fit(
                 x, y = inputs[rows], _take(targets, rows)
                 if batch_transform is not None:
                     x, y = batch_transform(x, y, generator(seed, epoch, step))
-                torch.manual_seed(generator(seed, epoch, step, 1).initial_seed())  # for the model's own draws
+                torch.manual_seed(
+                    generator(seed, epoch, step, 1).initial_seed()
+                )  # for the model's own draws
                 value = loss(model, x.to(device), _to(y, device))
                 if not math.isfinite(value.item()):
                     rates = [group["lr"] for group in optimizer.param_groups]
                     raise FloatingPointError(
-                        f"the loss is {value.item()} in epoch {epoch}, step {step} (learning rates {rates}): "
-                        "lower the learning rate, or look for a division by zero in the loss"
+                        f"the loss is {value.item()} in epoch {epoch}, step {step} "
+                        f"(learning rates {rates}): lower the learning rate, "
+                        "or look for a division by zero in the loss"
                     )
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()  # type: ignore[no-untyped-call]
@@ -100,14 +116,17 @@ def fit(
 
 
 def steps(count: int, *, epochs: int, batch_size: int) -> int:
-    """How many steps `fit` makes with `count` images: what a schedule over the whole run needs to know."""
+    """How many steps `fit` makes with `count` images; a schedule needs to know it."""
     return epochs * math.ceil(count / batch_size)
 
 
 def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Any:
-    """The model's outputs in evaluation mode, without gradients, on the model's device; the mode is given back after.
+    """The model's outputs in evaluation mode and without gradients.
 
-    Returns a tensor on the CPU where the model returns tensors, one list where it returns lists (one entry an image).
+    Runs on the model's device; every module gets its mode back.
+
+    Returns a tensor on the CPU where the model returns tensors, one list where it
+    returns lists (one entry an image).
     Raises: TypeError for other outputs.
     """
     where = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -115,7 +134,9 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Any:
     model.eval()
     try:
         with torch.no_grad():
-            parts = [model(batch.to(where)) for batch in torch.split(inputs, batch_size)]
+            parts = [
+                model(batch.to(where)) for batch in torch.split(inputs, batch_size)
+            ]
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -123,22 +144,32 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Any:
         return torch.cat(parts).cpu()
     if all(isinstance(part, list) for part in parts):
         return [_to(entry, torch.device("cpu")) for part in parts for entry in part]
-    raise TypeError(f"the model must return a tensor or a list, got {type(parts[0]).__name__}")
+    raise TypeError(
+        f"the model must return a tensor or a list, got {type(parts[0]).__name__}"
+    )
 
 
-def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int = 256) -> float:
-    """The share of inputs, or of pixels, whose largest logit (dimension 1) is their target's; in [0, 1]."""
+def accuracy(
+    model: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int = 256
+) -> float:
+    """The share of inputs, or pixels, whose largest logit (dim 1) is their target's."""
     right = predict(model, inputs, batch_size).argmax(dim=1) == targets.cpu()
     return float(right.double().mean())
 
 
 def generator(*key: int) -> torch.Generator:
-    """A CPU generator that depends on the key alone; keys that differ in one number give unrelated streams."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+    """A CPU generator made from the key alone; other keys give unrelated streams."""
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    )
 
 
 def _take(targets: Targets, rows: Tensor) -> Targets:
-    return targets[rows] if isinstance(targets, Tensor) else [targets[row] for row in rows.tolist()]
+    return (
+        targets[rows]
+        if isinstance(targets, Tensor)
+        else [targets[row] for row in rows.tolist()]
+    )
 
 
 def _to(value: Any, device: torch.device) -> Any:

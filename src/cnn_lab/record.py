@@ -1,6 +1,7 @@
 """Results worth printing: several seeds, an interval, and what they were made with.
 
-`VERSION` is raised by hand when anything on this floor computes something else than before: measured records are then stale.
+`VERSION` is raised by hand when anything on this floor computes something else than
+before: measured records are then stale.
 """
 
 import ast
@@ -24,7 +25,7 @@ Json = dict[str, Any]
 
 
 def environment(device: str = "cpu") -> Json:
-    """With what a number was made: date (UTC), versions, processor and its threads, device."""
+    """With what a number was made: date (UTC), versions, processor, threads, device."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
@@ -32,12 +33,14 @@ def environment(device: str = "cpu") -> Json:
         "torchvision": _version("torchvision"),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "device": torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else "cpu",
     }
 
 
 def interval(values: Sequence[float]) -> Json:
-    """Mean, standard deviation (of the sample) and 95 % Student-t interval of the mean of n >= 2 results.
+    """Mean, sample standard deviation and 95 % Student-t interval of the mean.
 
     Raises: ValueError for fewer than two values, or one that is not finite.
     """
@@ -53,9 +56,10 @@ def interval(values: Sequence[float]) -> Json:
 def paired(a: Sequence[float], b: Sequence[float]) -> Json:
     """How much a is above b, pair by pair (the same seeds in the same order).
 
-    Returns the difference (mean of a - b) with the low and high end of its 95 % interval, the number of pairs n, the
-    smallest difference that these runs could have told from none (the interval's half-width), and the verdict: "higher" or
-    "lower" (a than b), or "no difference at this scale" when the interval holds zero.
+    Returns the difference (mean of a - b) with the low and high end of its 95 %
+    interval, the number of pairs n, the smallest difference that these runs could have
+    told from none (the interval's half-width), and the verdict: "higher" or "lower" (a
+    than b), or "no difference at this scale" when the interval holds zero.
     """
     if len(a) != len(b):
         raise ValueError(f"pairs must be complete, got {len(a)} and {len(b)} values")
@@ -75,13 +79,19 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Json:
 
 
 def repeat(
-    run: Callable[..., Json], arms: Mapping[str, Json], seeds: Iterable[int], cache: Path
+    run: Callable[..., Json],
+    arms: Mapping[str, Json],
+    seeds: Iterable[int],
+    cache: Path,
 ) -> dict[str, list[Json]]:
-    """`run(**arguments, seed=seed)` for every arm and seed: for each arm its results in the order of the seeds.
+    """Run every arm with every seed, and go on where an earlier call stopped.
 
-    Seeds are the outer loop, so that after a stop all arms have got equally far. A finished result is a line of JSON in
-    `cache` and is not made again. Its key holds the arguments, the seed, `VERSION`, and the source of `run`, of what it
-    uses of its own module, and of the technique modules these name: a result of other code is not taken for this one's.
+    Calls `run(**arguments, seed=seed)`; returns for each arm its results in the order
+    of the seeds. Seeds are the outer loop, so that after a stop all arms have got
+    equally far. A finished result is a line of JSON in `cache` and is not made again.
+    Its key holds the arguments, the seed, `VERSION`, and the source of `run`, of what
+    it uses of its own module, and of the technique modules these name: a result of
+    other code is not taken for this one's.
 
     Args:
         run: returns what JSON can hold.
@@ -92,20 +102,26 @@ def repeat(
     results: dict[str, list[Json]] = {arm: [] for arm in arms}
     for seed in seeds:
         for arm, arguments in arms.items():
-            key = json.dumps({"arguments": arguments, "seed": seed, "code": code}, sort_keys=True)
+            key = json.dumps(
+                {"arguments": arguments, "seed": seed, "code": code}, sort_keys=True
+            )
             if key not in done:
                 # Through JSON, so that a fresh result and one read back are the same.
                 done[key] = json.loads(json.dumps(run(**arguments, seed=seed)))
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 with cache.open("a", encoding="utf-8") as file:
-                    file.write("\n" + json.dumps({"arm": arm, "key": key, "result": done[key]}))
+                    file.write(
+                        "\n" + json.dumps({"arm": arm, "key": key, "result": done[key]})
+                    )
             results[arm].append(done[key])
     return results
 
 
 def _lines(cache: Path) -> Iterator[tuple[str, Json]]:
-    """What the cache holds; a line that a killed process left half written is passed over."""
-    for line in cache.read_text(encoding="utf-8").splitlines() if cache.exists() else []:
+    """What the cache holds, without a line that a killed process left half written."""
+    for line in (
+        cache.read_text(encoding="utf-8").splitlines() if cache.exists() else []
+    ):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
@@ -114,7 +130,7 @@ def _lines(cache: Path) -> Iterator[tuple[str, Json]]:
 
 
 def _code(run: Callable[..., Json]) -> str:
-    """A hash of the syntax trees of `run`, its helpers in the same module, and the technique modules these name."""
+    """A hash of `run`, its helpers in the same module, and the techniques they name."""
     todo: list[Any] = [run]
     found: dict[str, str] = {}
     while todo:
@@ -128,14 +144,24 @@ def _code(run: Callable[..., Json]) -> str:
             used = [thing.__globals__.get(n) for n in thing.__code__.co_names]
             todo += [u for u in used if inspect.isfunction(u) or inspect.isclass(u)]
             todo = [
-                u for u in todo if u.__module__ == run.__module__ or u.__module__.startswith("cnn_techniques")
+                u
+                for u in todo
+                if u.__module__ == run.__module__
+                or u.__module__.startswith("cnn_techniques")
             ]
     text = json.dumps([VERSION, sorted(found.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _tree(thing: Any) -> str:
-    return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(thing))))
+    """The syntax tree without docstrings: a word does not make a result another one."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    for node in ast.walk(tree):
+        if isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef
+        ) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def _version(package: str) -> str | None:

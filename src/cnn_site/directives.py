@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pygments
+import pygments  # type: ignore[import-untyped]
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_by_name
+from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
+from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
 
 from . import CATEGORIES, ROOT, arcs, glyphs, pages, snake
 from .fences import Block, page_blocks, runnable
@@ -185,7 +185,9 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
             f"docs/evidence/{t.slug}.json has neither a computed table nor a measured result {table!r}"
         )
     chosen = settings.get("rows") or list(base)
-    columns, notes, marks = [], [], {}
+    columns: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    marks: dict[str, str] = {}
     cells: dict[str, list[dict[str, Any]]] = {key: [] for key in chosen}
     for column in settings["columns"]:
         kind = next((k for k in KINDS if k in column), None)
@@ -548,18 +550,18 @@ def catalogue(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def _cost(t: Technique) -> dict[str, Any]:
-    """Parameters of the first variant of the page's cost table, else the formula of its front matter."""
-    variants = list(t.record.get("computed", {}).get("cost", {}).values())
+    """The formula of the front matter, else the parameters of the page's first variant."""
+    told = (t.facts or {}).get("cost", "")
+    if told and "[[" not in told:
+        return {"cost": re.split(r" (?:parameters|weights)\b", told)[0], "sort": ""}
+    variants = (
+        list(t.record.get("computed", {}).get("cost", {}).values()) if t.facts else []
+    )
     params = variants[0].get("params") if variants else None
-    if params:
-        return {
-            "cost": f"{params / 1e6:.2f} M"
-            if params >= 1e5
-            else f"{params / 1e3:.1f} k",
-            "sort": params,
-        }
-    formula = (t.facts or {}).get("cost", "")
-    return {"cost": "" if "[[" in formula else formula, "sort": ""}
+    if not params:
+        return {"cost": "", "sort": ""}
+    shown = f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k"
+    return {"cost": shown, "sort": params}
 
 
 def cards(page: Page, arguments: list[str], settings: Any) -> str:

@@ -188,7 +188,7 @@ def difference(
 
 def _check_inputs(arguments: tuple[Any, ...], square: bool) -> list[int]:
     tensors = [
-        value for value in _flatten(arguments).values() if value.is_floating_point()
+        value for value in flatten(arguments).values() if value.is_floating_point()
     ]
     if not tensors:
         raise ValueError("no floating-point tensor among the inputs")
@@ -371,12 +371,12 @@ def _run(
 
     prepared = _map(arguments, prepare)
     leaves = {
-        f"input {name}": x for name, x in _flatten(prepared).items() if x.requires_grad
+        f"input {name}": x for name, x in flatten(prepared).items() if x.requires_grad
     }
     with torch.set_grad_enabled(gradients):
         # An identity in front: a network that works in place may touch neither a leaf nor our copy.
         raw = network(*_map(prepared, lambda x: x * 1 if x.requires_grad else x))
-        outputs = _flatten(pick(raw) if pick else raw)
+        outputs = flatten(pick(raw) if pick else raw)
     if gradients:
         generator = torch.Generator().manual_seed(seed + 1)
         total = torch.zeros((), dtype=dtype)
@@ -529,7 +529,7 @@ def _relative(
 # ---------------------------------------------------------------- nested structures
 
 
-def _flatten(value: Any, path: str = "") -> dict[str, Tensor]:
+def flatten(value: Any, path: str = "") -> dict[str, Tensor]:
     """Every tensor in dicts, tuples, lists and dataclasses, by its path: {"out.0": tensor}."""
     if isinstance(value, Tensor):
         return {path or "output": value}
@@ -552,7 +552,7 @@ def _flatten(value: Any, path: str = "") -> dict[str, Tensor]:
         raise TypeError(f"cannot compare {type(value).__name__} at {path or 'the top'}")
     flat: dict[str, Tensor] = {}
     for key, item in items:
-        flat |= _flatten(item, f"{path}.{key}" if path else str(key))
+        flat |= flatten(item, f"{path}.{key}" if path else str(key))
     return flat
 
 

@@ -282,7 +282,21 @@ def _bare(tree: ast.AST) -> str:
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         ) and ast.get_docstring(node):
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return _form(tree)
+
+
+def _form(value: Any) -> str:
+    """A syntax tree as text that is the same in every version of Python (`ast.dump` is not)."""
+    if isinstance(value, ast.Constant):
+        return f"Constant({value.value!r})"
+    if isinstance(value, ast.AST):
+        fields = [
+            f"{k}={_form(v)}" for k, v in ast.iter_fields(value) if v not in (None, [])
+        ]
+        return f"{type(value).__name__}({', '.join(fields)})"
+    if isinstance(value, list):
+        return f"[{', '.join(_form(v) for v in value)}]"
+    return repr(value)
 
 
 def _reached(tree: ast.Module, function: str, path: str) -> list[ast.stmt]:
@@ -351,10 +365,10 @@ def _files(module: str, name: str, src: Path) -> set[Path]:
         return set()
     file = path.with_suffix(".py")
     found = {file}
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                found |= _files(node.module or "", alias.name, src)
+    for inner in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(inner, ast.ImportFrom):
+            for alias in inner.names:
+                found |= _files(inner.module or "", alias.name, src)
     return found
 
 
@@ -363,5 +377,5 @@ def _lab_version(root: Path) -> str:
         (root / "src/cnn_lab/record.py").read_text(encoding="utf-8")
     ).body:
         if isinstance(node, ast.Assign) and _defined(node) == ["VERSION"]:
-            return ast.dump(node.value)
+            return _form(node.value)
     raise LookupError("src/cnn_lab/record.py has no VERSION")

@@ -114,7 +114,8 @@ class _Parser:
     """Stands in for markdown-it: pytest-markdown-docs asks for parse() and four attributes of its tokens."""
 
     def parse(self, text: str) -> list[SimpleNamespace]:
-        tokens, chain = [], []
+        tokens: list[SimpleNamespace] = []
+        chain: list[Block] = []
         for block in runnable(parser().blocks(text)):
             chain = [*chain, block] if "continuation" in block.classes else [block]
             source = _Source(block.code, chain)
@@ -311,8 +312,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             from cnn_lab.record import environment
 
             now = environment(device)
-            told = {
-                k: now[k] for k in ("date", "torch", "python", "device") if k in now
-            }
+            wanted = ("date", "torch", "python", "device")
+            told: dict[str, Any] = {k: now[k] for k in wanted}
             rows = [{"title": b.title, "hash": b.hash} for b in blocks]
             Evidence(slug, update=True).ran(device, rows, list(ran.values()), told)

@@ -12,6 +12,7 @@ from cnn_techniques.detection import (
     FeaturePyramidP6P7,
     FeaturePyramidPool,
 )
+from cnn_techniques.evaluation.model_cost import model_cost
 
 
 def maps(batch: int = 2, channels: tuple[int, ...] = (8, 12, 16)) -> list[Tensor]:
@@ -107,11 +108,19 @@ def test_parameter_count_is_the_formula(evidence) -> None:
         formula = sum(c * 256 + 256 for c in widths) + 3 * (9 * 256 * 256 + 256)
         assert parameters(plain) == formula
         assert parameters(both) == formula + 2 * (9 * 256 * 256 + 256)
+        with torch.device("meta"):
+            features = [
+                torch.empty(1, c, s, s)
+                for c, s in zip(widths, (100, 50, 25), strict=True)
+            ]
+            costs = [model_cost(fpn.eval(), features).macs for fpn in (plain, both)]
         rows[key] = {
-            "name": f"On {name}",
+            "name": name,
             "widths": widths,
             "params": parameters(plain),
             "params_p6p7": parameters(both),
+            "macs": costs[0],
+            "macs_p6p7": costs[1],
         }
     evidence.computed("cost", rows)
 

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,16 +34,17 @@ from cnn_techniques.detection import (
     retinanet_resnet50_fpn,
     sigmoid_focal_loss,
 )
-from cnn_techniques.modern import BasicBlock, ResNet, resnet18
+from cnn_techniques.evaluation.model_cost import model_cost
+from cnn_techniques.modern import BasicBlock, ResNet, resnet18, resnet50, resnet101
 
 
 def narrow(num_classes: int = 10) -> RetinaNet:
     """ResNet-10 of width 16, P3 to P5 of 32 channels: what the recorded run trains."""
-    body = ResNet(BasicBlock, (1, 1, 1, 1), width=16)
+    body = ResNet(BasicBlock, (1, 1, 1, 1), width=16, in_channels=1)
     pyramid = FeaturePyramidNetwork([32, 64, 128], 32)
-    return RetinaNet(
-        RetinaNetBackbone(body, pyramid), 32, num_classes, anchor_sizes=(12, 24, 40)
-    )
+    backbone = RetinaNetBackbone(body, pyramid)
+    sizes, std = (12, 20, 32), (2 / (9 * 32)) ** 0.5
+    return RetinaNet(backbone, 32, num_classes, anchor_sizes=sizes, tower_std=std)
 
 
 def boxes(count: int, size: float = 96.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -84,7 +86,7 @@ DEVICE_CASES = {
     ),
     "encode_boxes": lambda: (encode_boxes, (boxes(20), boxes(20))),
     "decode_boxes": lambda: (decode_boxes, (torch.randn(20, 4), boxes(20))),
-    "RetinaNet, narrow": lambda: (narrow().eval(), (torch.randn(2, 3, 64, 96),)),
+    "RetinaNet, narrow": lambda: (narrow().eval(), (torch.randn(2, 1, 64, 96),)),
 }
 
 
@@ -265,7 +267,7 @@ def test_retinanet_resnet50_fpn_equals_torchvisions(evidence) -> None:
     comparison = compare(
         retinanet_resnet50_fpn(),
         heads_only(reference),
-        torch.randn(2, 3, 96, 160),
+        torch.randn(2, 3, 64, 96),
         outputs=ours_and_theirs(),
     )
     evidence.equivalent(
@@ -299,9 +301,9 @@ def test_retinanet_resnet50_fpn_finds_the_same_boxes_as_torchvision_in_the_same_
         torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
 
 
-def test_names_and_shapes_are_those_of_torchvisions_weights_with_frozen_batch_norm(
-    evidence,
-) -> None:
+def test_names_and_shapes_are_those_of_torchvisions_weights_with_frozen_batch_norm() -> (
+    None
+):
     with torch.device("meta"):
         body = torchvision.models.resnet50(norm_layer=FrozenBatchNorm2d)
         pyramid = _resnet_fpn_extractor(
@@ -325,29 +327,82 @@ def test_names_and_shapes_are_those_of_torchvisions_weights_with_frozen_batch_no
         == weights.meta["num_params"]
         == sum(p.numel() for p in published.parameters())
     )
-    rows = {
-        "resnet50": {
-            "name": "RetinaNet, ResNet-50, 91 classes",
-            "params": count,
-            "without_norms": count - norms,
-        }
-    }
-    parts = {
-        "body": ("Backbone", ours.backbone.body),
-        "fpn": ("Pyramid, P3 to P7", ours.backbone.fpn),
-        "classes": ("Classification head", ours.head["classification_head"]),
-        "boxes": ("Regression head", ours.head["regression_head"]),
-    }
-    for key, (name, part) in parts.items():
-        own = sum(p.numel() for p in part.parameters())
-        frozen = sum(
-            p.numel()
-            for m in part.modules()
-            if isinstance(m, nn.BatchNorm2d)
-            for p in m.parameters()
+    assert count == 34_068_119
+
+
+def test_cost_of_the_networks_and_of_their_parts(evidence) -> None:
+    def on(body: ResNet) -> RetinaNet:
+        fpn = FeaturePyramidNetwork(
+            [512, 1024, 2048], 256, FeaturePyramidP6P7(256, 256)
         )
-        rows[key] = {"name": name, "params": own, "without_norms": own - frozen}
+        return RetinaNet(RetinaNetBackbone(body, fpn), 256, 91)
+
+    with torch.device("meta"):
+        image = torch.empty(1, 3, 800, 800)
+        networks = {
+            "retinanet_resnet50_fpn": ("RetinaNet, ResNet-50", on(resnet50())),
+            "retinanet_resnet101_fpn": ("RetinaNet, ResNet-101", on(resnet101())),
+        }
+        rows = {}
+        for key, (name, network) in networks.items():
+            cost = model_cost(network.eval(), image)
+            rows[key] = {"name": name, "params": cost.params, "macs": cost.macs}
+        detector = networks["retinanet_resnet50_fpn"][1]
+        backbone, heads = detector.backbone, detector.head
+        maps = backbone.body.features(image)[1:]
+        levels = backbone.fpn(maps)
+        total = sum(len(a) for a in anchors_of(levels))
+    assert rows["retinanet_resnet50_fpn"]["params"] == 34_068_119
+    assert total == len(detector(image).anchors)
+    parts = {
+        "body": ("ResNet-50 without its classifier", BodyMaps(backbone.body), image),
+        "fpn": ("Pyramid, P3 to P7", backbone.fpn, maps),
+        "classes": ("Classification head", Each(heads["classification_head"]), levels),
+        "boxes": ("Regression head", Each(heads["regression_head"]), levels),
+    }
+    for key, (name, part, given) in parts.items():
+        cost = model_cost(part.eval(), given)
+        rows[key] = {"name": name, "params": cost.params, "macs": cost.macs}
+    for key in ("params", "macs"):  # the parts are the whole
+        assert (
+            sum(rows[part][key] for part in parts)
+            == rows["retinanet_resnet50_fpn"][key]
+        )
+    weights = torchvision.models.detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1
+    rows["retinanet_resnet50_fpn"]["frozen"] = weights.meta["num_params"]
     evidence.computed("cost", rows)
+    counts = {
+        f"p{k}": {"name": f"P{k}", "cells": level.shape[2] * level.shape[3]}
+        for k, level in enumerate(levels, start=3)
+    }
+    for row in counts.values():
+        row["anchors"] = 9 * row["cells"]
+    evidence.computed("anchors", {**counts, "all": {"name": "All", "anchors": total}})
+
+
+class BodyMaps(nn.Module):
+    def __init__(self, body: ResNet) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.body.features(x)
+
+
+class Each(nn.Module):
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        return [self.head(level) for level in levels]
+
+
+def anchors_of(levels: list[Tensor]) -> list[Tensor]:
+    return [
+        retinanet_anchors((p.shape[2], p.shape[3]), (800, 800), 32 * 2**k)
+        for k, p in enumerate(levels)
+    ]
 
 
 # ---------------------------------------------------------------- laws
@@ -379,7 +434,7 @@ def test_focal_loss_of_an_example_at_probability_0_9_is_a_hundredth_of_cross_ent
 
 def test_first_scores_are_the_prior_probability() -> None:
     network = narrow()
-    scores = network(torch.randn(2, 3, 64, 96)).logits.sigmoid()
+    scores = network(torch.randn(2, 1, 64, 96)).logits.sigmoid()
     assert abs(scores.mean().item() - 0.01) < 1e-3
 
 
@@ -420,7 +475,7 @@ def test_every_object_has_an_anchor_and_one_outside_the_image_takes_none() -> No
 
 def test_image_without_objects_has_a_finite_loss_and_gradient() -> None:
     network = narrow()
-    loss = retinanet_loss(network(torch.randn(2, 3, 64, 96)), targets(0, 0))
+    loss = retinanet_loss(network(torch.randn(2, 1, 64, 96)), targets(0, 0))
     assert loss["bbox_regression"] == 0
     sum(loss.values()).backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -433,7 +488,7 @@ def test_gradients_reach_every_parameter() -> None:
     wanted = [
         {"boxes": boxes(4, 64).float(), "labels": torch.arange(4)} for _ in range(2)
     ]
-    sum(retinanet_loss(network(torch.randn(2, 3, 64, 96)), wanted).values()).backward()
+    sum(retinanet_loss(network(torch.randn(2, 1, 64, 96)), wanted).values()).backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
 
 
@@ -450,8 +505,8 @@ def test_undecided_anchors_do_not_count() -> None:
 
 def test_moving_the_image_by_a_stride_moves_the_anchors_scores_with_it() -> None:
     network = narrow().eval()
-    image = torch.zeros(1, 3, 256, 256)
-    image[:, :, 112:144, 112:144] = torch.rand(3, 32, 32)
+    image = torch.zeros(1, 1, 256, 256)
+    image[:, :, 112:144, 112:144] = torch.rand(32, 32)
     with torch.no_grad():
         here, there = (network(x) for x in (image, image.roll(32, dims=3)))
     grids = [o.logits[0, : o.level_sizes[0]].view(32, 32, 90) for o in (here, there)]
@@ -469,8 +524,8 @@ def test_refuses_what_does_not_fit() -> None:
         ValueError, match=r"expected images \(N, C, H, W\), got \(3, 64, 96\)"
     ):
         network(torch.randn(3, 64, 96))
-    with pytest.raises(ValueError, match="3 levels, but self.anchor_sizes"):
-        RetinaNet(network.backbone, 32, 10)(torch.randn(1, 3, 64, 96))
+    with pytest.raises(ValueError, match=r"3 levels, but self\.anchor_sizes"):
+        RetinaNet(network.backbone, 32, 10)(torch.randn(1, 1, 64, 96))
     output = answer()
     with pytest.raises(ValueError, match="1 targets for 2 images"):
         retinanet_loss(output, targets(1))
@@ -492,3 +547,107 @@ def test_refuses_what_does_not_fit() -> None:
         ValueError, match=r"alpha in \[0, 1\] and gamma >= 0, got alpha=2"
     ):
         sigmoid_focal_loss(torch.zeros(3), torch.zeros(3), alpha=2)
+
+
+# ---------------------------------------------------------------- the record
+
+
+def train_one(
+    size: int,
+    count: int,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    test_count: int,
+    seed: int,
+) -> dict[str, object]:
+    """Learn scenes of training digits; find the digits in scenes of test digits."""
+    from torchmetrics.detection import MeanAveragePrecision
+
+    from cnn_lab.data import scenes
+    from cnn_lab.fit import fit, predict, steps
+
+    torch.manual_seed(seed)
+    model = narrow()
+    train = scenes(count, size, seed=seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
+    total = steps(count, epochs=epochs, batch_size=batch_size)
+    history = fit(
+        model,
+        (train.images, train.targets),
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total),
+        loss=lambda net, x, y: sum(retinanet_loss(net(x), y).values()),
+        seed=seed,
+    )
+    test = scenes(test_count, size, seed=0, split="test")
+    found = predict(Detector(model), test.images, 50)
+    metric = MeanAveragePrecision(backend="pycocotools")
+    metric.update(found, test.targets)
+    scores = metric.compute()
+    return {
+        "curve": [epoch["loss"] for epoch in history],
+        **{key: scores[key].item() for key in ("map", "map_50", "map_75")},
+        "predictions": [sure(image) for image in found[:9]],
+    }
+
+
+class Detector(nn.Module):
+    """Network and post-processing, at most 100 boxes an image as the COCO metric asks."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        return retinanet_detections(self.network(images), limit=100)
+
+
+def sure(found: dict[str, Tensor]) -> dict[str, list]:
+    """What was found with a score above one half, in numbers short enough to keep."""
+    keep = found["scores"] > 0.5
+    return {
+        "boxes": [[round(v, 1) for v in b] for b in found["boxes"][keep].tolist()],
+        "labels": found["labels"][keep].tolist(),
+        "scores": [round(s, 3) for s in found["scores"][keep].tolist()],
+    }
+
+
+def train_all(seeds: list[int], **settings) -> dict[str, object]:
+    from cnn_lab.record import interval, repeat
+
+    cache = Path(__file__).parents[2] / ".cache" / "record" / "retinanet.jsonl"
+    runs = repeat(train_one, {"retinanet": settings}, seeds, cache)["retinanet"]
+    row: dict[str, object] = {"name": "RetinaNet, ResNet-10 of width 16"}
+    for key in ("map", "map_50", "map_75"):
+        values = [run[key] for run in runs]
+        row[key] = {**interval(values), "values": values}
+    row["loss"] = interval([run["curve"][-1] for run in runs])
+    row["curve"] = [run["curve"] for run in runs]
+    return {
+        "seeds": len(seeds),
+        "size": settings["size"],
+        "test_seed": 0,
+        "arms": {"retinanet": row},
+        "predictions": runs[0]["predictions"],
+    }
+
+
+@pytest.mark.record
+def test_record_a_narrow_retinanet_finds_digits_in_scenes_it_has_not_seen(
+    evidence,
+) -> None:
+    pytest.importorskip("torchmetrics")
+    arguments = {
+        "size": 64,
+        "count": 4000,
+        "epochs": 12,
+        "batch_size": 16,
+        "lr": 0.004,
+        "test_count": 300,
+        "seeds": [0, 1, 2, 3, 4],
+    }
+    result = evidence.measured("scenes", arguments=arguments, run=train_all)
+    assert result["arms"]["retinanet"]["map_50"]["mean"] > 0.7

@@ -294,3 +294,34 @@ def test_the_figures_labels_are_the_shapes_that_the_paper_size_net_computes(
     assert [level(b) for b in drawn["expanding"][::-1]] == seen["expanding"][1::2]
     assert drawn["image"].sub == "1 × 572 × 572"
     assert drawn["scores"].sub == "{} × {} × {}".format(*seen["classify"][0], 388)
+
+
+def segment_scenes(width: int, train: int, epochs: int, seed: int) -> dict[str, object]:
+    """Train a padded U-Net on scenes of digits; mean IoU on scenes of digits that no training scene holds."""
+    from torchmetrics.classification import MulticlassJaccardIndex
+
+    torch.manual_seed(seed)
+    net = UNet(1, 11, width=width, padding=1)
+    scene = scenes(train, 64, seed=seed, objects=(1, 3), side=(0.35, 0.6))
+    unseen = scenes(200, 64, seed=0, split="test", objects=(1, 3), side=(0.35, 0.6))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-4)
+    count = steps(train, epochs=epochs, batch_size=8)
+    balance = torch.tensor([0.3] + 10 * [1.0])  # nine pixels of ten are background
+
+    def iou(net: nn.Module) -> dict[str, float]:
+        predicted = predict(net, unseen.images).argmax(dim=1)
+        return {"iou": 100 * float(MulticlassJaccardIndex(11)(predicted, unseen.masks))}
+
+    history = fit(
+        net,
+        (scene.images, scene.masks),
+        epochs=epochs,
+        batch_size=8,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 2e-3, total_steps=count, pct_start=0.2
+        ),
+        loss=lambda net, x, y: F.cross_entropy(net(x), y, weight=balance),
+        evaluate=iou,
+        seed=seed,
+    )

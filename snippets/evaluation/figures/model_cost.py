@@ -11,9 +11,8 @@ from cnn_techniques.evaluation import cost_by_layer, model_cost
 example = runpy.run_path(str(Path(__file__).parents[1] / "model_cost.py"))
 network, image = example["network"], example["image"]
 whole = model_cost(network, image)
-layers = {
-    name.split(".")[0]: c for name, c in cost_by_layer(network, image).items() if c.macs
-}
+rows = [row for row in cost_by_layer(network, image).values() if row.macs]
+layers = dict(zip(("conv1", "conv2", "conv3", "fc1", "fc2"), rows, strict=True))
 FIELDS = {
     "macs": ("MACs", "conv"),
     "params": ("parameters", "act"),

@@ -1,9 +1,18 @@
 from cnn_site.figures import Figure, chain, conv, data, grid, link
 
-contracting = [conv(f"{64 << k} channels", f"{s} × {s}", w=104) for k, s in enumerate([568, 280, 136, 64])]
-expanding = [conv(f"{64 << k} channels", f"{s} × {s}", w=104) for k, s in enumerate([388, 196, 100, 52])]
+contracting = [
+    conv(f"{64 << k} channels", f"{s} × {s}", w=104)
+    for k, s in enumerate([568, 280, 136, 64])
+]
+expanding = [
+    conv(f"{64 << k} channels", f"{s} × {s}", w=104)
+    for k, s in enumerate([388, 196, 100, 52])
+]
 bottom = conv("1024 channels", "28 × 28")
-image, scores = data("image", "1 × 572 × 572", w=104), data("scores", "2 × 388 × 388", w=104)
+image, scores = (
+    data("image", "1 × 572 × 572", w=104),
+    data("scores", "2 × 388 × 388", w=104),
+)
 figure = Figure(
     "u-net",
     "U-Net",
@@ -22,6 +31,9 @@ figure = Figure(
     + chain(bottom, expanding[3], ports="rb", label="up")
     + chain(*expanding[::-1], ports="tb", label="up")
     + chain(expanding[0], scores, ports="tb", label="1×1")
-    + [link(down, up, "rl", "crop and concat") for down, up in zip(contracting, expanding, strict=True)]
+    + [
+        link(down, up, "rl", "crop and concat")
+        for down, up in zip(contracting, expanding, strict=True)
+    ]
     + [link(contracting[3], bottom, "bl", "pool")],
 )

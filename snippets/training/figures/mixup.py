@@ -11,7 +11,9 @@ def blends():
     images, names = digits("train")
     pair = images[[int((names == digit).nonzero()[0]) for digit in (0, 1)]]
     for share in (1.0, 0.75, 0.5, 0.25, 0.0):
-        x, y = mixup_batch(pair, torch.eye(2), torch.tensor(share), torch.tensor([1, 0]))
+        x, y = mixup_batch(
+            pair, torch.eye(2), torch.tensor(share), torch.tensor([1, 0])
+        )
         yield f"λ = {y[0, 0].item():g}", 1 - x[0, 0].numpy()
 
 

@@ -1,7 +1,8 @@
-"""LeNet-5: local filters, shared over the image and thinned out by sub-sampling, learnt from pixels to classes.
+"""LeNet-5: filters shared over the image, sub-sampled twice, learnt end to end.
 
-Source: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", Proc. IEEE 86(11), 1998, section II-B,
-table I, equations 6, 7 and 9, appendix A. Both the paper's network and the one that is called LeNet-5 today.
+Source: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", Proc.
+IEEE 86(11), 1998, section II-B, table I, equations 6, 7 and 9, appendix A. Both the
+paper's network and the one that is called LeNet-5 today.
 Legend: N images, C channels, H x W pixels, K classes.
 """
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 # --8<-- [start:module]
 class LeNet5(nn.Module):
-    """What is called LeNet-5 today: ReLU, max pooling, a dense second convolution, and logits.
+    """What is called LeNet-5 today: ReLU, max pooling, dense convolutions, logits.
 
     Args:
         in_channels: C, channels of the image.
@@ -65,27 +66,17 @@ def _lenet5_check(x: Tensor, channels: int) -> None:
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees.
 LENET5_TABLE = [
-    *(
-        [0, 1, 2],
-        [1, 2, 3],
-        [2, 3, 4],
-        [3, 4, 5],
-        [0, 4, 5],
-        [0, 1, 5],
-    ),  # three neighbours
-    *(
-        [0, 1, 2, 3],
-        [1, 2, 3, 4],
-        [2, 3, 4, 5],
-        [0, 3, 4, 5],
-        [0, 1, 4, 5],
-        [0, 1, 2, 5],
-    ),  # four neighbours
-    *([0, 1, 3, 4], [1, 2, 4, 5], [0, 2, 3, 5]),  # four, with gaps
-    [0, 1, 2, 3, 4, 5],
+    [int(map_of_s2) for map_of_s2 in row]
+    for row in (
+        "012 123 234 345 045 015 "  # three neighbours
+        "0123 1234 2345 0345 0145 0125 "  # four neighbours
+        "0134 1245 0235 "  # four, with a gap
+        "012345"
+    ).split()
 ]
 
-# Targets of F6: each digit drawn on 7 x 12 pixels, +1 where there is ink, -1 elsewhere. Drawn anew after the paper's idea.
+# Targets of F6: each digit on 7 x 12 pixels, +1 where there is ink, -1 elsewhere.
+# Drawn anew: the idea is the paper's (figure 3), the pixels are not.
 _LENET5_DRAWINGS = """
 ..###..  ...#...  .#####.  .#####.  .....#.  #######  ..####.  #######  .#####.  .#####.
 .#...#.  ..##...  #.....#  #.....#  ....##.  #......  .#.....  ......#  #.....#  #.....#
@@ -112,7 +103,7 @@ def lenet5_codes() -> Tensor:
 
 
 def _lenet5_squash(a: Tensor) -> Tensor:
-    """Equation 6: a scaled tanh, so that f(1) = 1 and f(-1) = -1 where its slope is still large."""
+    """Equation 6: a scaled tanh, f(1) = 1 and f(-1) = -1 before it saturates."""
     return 1.7159 * torch.tanh(2 / 3 * a)
 
 
@@ -122,7 +113,10 @@ def _lenet5_init(parameter: Tensor, fan_in: int) -> None:
 
 # --8<-- [start:subsampling]
 class LeNet5Subsampling(nn.Module):
-    """S2 and S4: the sum of 2 x 2 pixels, times one weight a map, plus one bias a map: half the height and width."""
+    """S2 and S4: the sum of 2 x 2 pixels, times a weight, plus a bias, one a map.
+
+    Shape: (N, C, H, W) -> (N, C, H / 2, W / 2).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -139,7 +133,7 @@ class LeNet5Subsampling(nn.Module):
 
 # --8<-- [start:partial]
 class LeNet5PartialConv2d(nn.Module):
-    """C3: a convolution in which each output map sees only the input maps that its row of the table names."""
+    """C3: each output map sees only the input maps that its row of the table names."""
 
     def __init__(self, table: list[list[int]], kernel_size: int) -> None:
         super().__init__()
@@ -157,9 +151,10 @@ class LeNet5PartialConv2d(nn.Module):
 
 
 class LeNet5Paper(nn.Module):
-    """The network of the paper: its output is the distance from each class, so that the smallest one wins.
+    """The paper's network; it gives the distance from each class: the smallest wins.
 
-    Shape: (N, 1, 32, 32) -> penalties (N, 10), at least 0. The paper scales pixels to -0.1 (paper) and 1.175 (ink).
+    Shape: (N, 1, 32, 32) -> penalties (N, 10), at least 0. The paper scales pixels to
+    -0.1 (paper) and 1.175 (ink).
     Parameters: 60,000, and the 840 fixed numbers of `codes`.
     Raises: ValueError for an input of another shape.
     """
@@ -198,13 +193,15 @@ def lenet5_map_loss(penalties: Tensor, targets: Tensor, rubbish: float = 1.0) ->
     Args:
         penalties: (N, 10), from LeNet5Paper.
         targets: int64 (N,), the right classes.
-        rubbish: j, the penalty of a class "none of these"; what is further away than j hardly counts any more.
+        rubbish: j, the penalty of a class "none of these"; what is further away than j
+            hardly counts any more.
 
     Raises: ValueError for another shape of the penalties, or a negative j.
     """
     if penalties.ndim != 2 or rubbish < 0:
         raise ValueError(
-            f"need penalties (N, K) and rubbish >= 0, got {tuple(penalties.shape)}, {rubbish=}"
+            "need penalties (N, K) and rubbish >= 0, "
+            f"got {tuple(penalties.shape)}, {rubbish=}"
         )
     none = torch.full_like(penalties[:, :1], rubbish)
     return F.cross_entropy(-torch.cat([penalties, none], dim=1), targets)

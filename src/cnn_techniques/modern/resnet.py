@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 
 # --8<-- [start:module]
-# --8<-- [start:shortcut]
 def _resnet_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The identity, or a projection where the shape changes (the paper's option B)."""
     if stride == 1 and in_channels == out_channels:
@@ -27,10 +26,6 @@ def _resnet_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Mod
     )
 
 
-# --8<-- [end:shortcut]
-
-
-# --8<-- [start:basic]
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, to whose result the input is added.
 
@@ -61,15 +56,11 @@ class BasicBlock(nn.Module):
         self.downsample = _resnet_shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.bn1(self.conv1(x)))  # (N, D, H / s, W / s)
+        y = torch.relu(self.bn1(self.conv1(x)))  # (N, D, H/s, W/s)
         y = self.attention(self.bn2(self.conv2(y)))
         return torch.relu(y + self.downsample(x))
 
 
-# --8<-- [end:basic]
-
-
-# --8<-- [start:bottleneck]
 class Bottleneck(nn.Module):
     """A 3x3 convolution between 1x1 convolutions that narrow and widen, E = 4 to 1.
 
@@ -101,12 +92,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.bn1(self.conv1(x)))  # (N, D, H, W)
-        y = torch.relu(self.bn2(self.conv2(y)))  # (N, D, H / s, W / s)
-        y = self.attention(self.bn3(self.conv3(y)))  # (N, E * D, H / s, W / s)
+        y = torch.relu(self.bn2(self.conv2(y)))  # (N, D, H/s, W/s)
+        y = self.attention(self.bn3(self.conv3(y)))  # (N, E*D, H/s, W/s)
         return torch.relu(y + self.downsample(x))
-
-
-# --8<-- [end:bottleneck]
 
 
 class ResNet(nn.Module):
@@ -172,19 +160,18 @@ class ResNet(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.conv1.in_channels:
             expected = f"(N, {self.conv1.in_channels}, H, W)"
             raise ValueError(f"expected {expected}, got {tuple(x.shape)}")
-        x = torch.relu(self.bn1(self.conv1(x)))  # (N, 64, H / 2, W / 2)
-        maps = [self.maxpool(x)]  # (N, 64, H / 4, W / 4)
+        x = torch.relu(self.bn1(self.conv1(x)))  # (N, D, H/2, W/2)
+        maps = [self.maxpool(x)]  # (N, D, H/4, W/4)
         for name in self.stages:
             maps.append(self.get_submodule(name)(maps[-1]))
         return maps[1:]
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.features(x)[-1]  # (N, E * 8 * 64, H / 32, W / 32)
+        y = self.features(x)[-1]  # (N, E*8*D, H/32, W/32)
         scores: Tensor = self.fc(y.mean(dim=(2, 3)))  # (N, K)
         return scores
 
 
-# --8<-- [start:sizes]
 def resnet18(num_classes: int = 1000) -> ResNet:
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
 
@@ -203,9 +190,6 @@ def resnet101(num_classes: int = 1000) -> ResNet:
 
 def resnet152(num_classes: int = 1000) -> ResNet:
     return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)
-
-
-# --8<-- [end:sizes]
 
 
 # --8<-- [end:module]

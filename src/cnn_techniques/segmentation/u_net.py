@@ -1,7 +1,8 @@
-"""U-Net: a path down learns what is in the image, a path up learns where; each level hands its map across.
+"""U-Net: a path down learns what is in the image, one up where; levels are joined.
 
-Source: Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
-    arXiv:1505.04597, section 2 and figure 1; initialisation from section 3.
+Source: Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image
+    Segmentation", MICCAI 2015, arXiv:1505.04597, section 2 and figure 1;
+    initialisation from section 3.
 Legend: N images, C channels, H x W pixels, K classes, F = width.
 """
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 # --8<-- [start:module]
 def _unet_block(in_channels: int, out_channels: int, padding: int) -> nn.Sequential:
-    """Two 3x3 convolutions, each followed by ReLU; without padding, height and width shrink by 4."""
+    """Two 3x3 convolutions with ReLU; unpadded, they take 4 off height and width."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=padding),
         nn.ReLU(),
@@ -32,11 +33,12 @@ def _unet_crop(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _unet_init(module: nn.Module) -> None:
-    """Weights from N(0, 2 / n), where n inputs are summed into one output (section 3); biases zero."""
+    """Weights from N(0, 2 / n), n inputs summed into one output; biases 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        # The 2x2 patches of the up-convolution do not overlap: one pixel, n = in_channels, reaches an output.
-        n = module.in_channels * (9 if module.kernel_size == (3, 3) else 1)
-        nn.init.normal_(module.weight, std=(2 / n) ** 0.5)
+        # Patches of the up-convolution do not overlap: an output sums over one pixel.
+        pixels = 9 if module.kernel_size == (3, 3) else 1
+        std = (2 / (pixels * module.in_channels)) ** 0.5
+        nn.init.normal_(module.weight, std=std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -47,56 +49,66 @@ class UNet(nn.Module):
     Args:
         in_channels: C, channels of the image (paper: 1).
         classes: K, number of classes, background included (paper: 2).
-        width: F, channels of the first level; they double at each of the four levels below (paper: 64).
-        padding: 0 for the paper's unpadded convolutions, 1 to keep the size of the image.
+        width: F, channels of the first level, doubled at each of the four below it
+            (paper: 64).
+        padding: 0 for the paper's unpadded convolutions, 1 to keep the image's size.
 
     Shape: (N, C, H, W) -> (N, K, H', W'), scores before the softmax.
-        padding 0: H' = H - 184 for an H of 188, 204, 220, ...; padding 1: H' = H for an H of 16, 32, 48, ...
+        padding 0: H' = H - 184, for an H of 188, 204, 220, ...
+        padding 1: H' = H, for an H of 16, 32, 48, ...
         The same for W.
     Parameters: 31,030,658 with the paper's numbers.
-    Raises: ValueError for a number below 1, another padding, or an input of another shape.
+    Raises: ValueError for a number below 1, another padding, an input of another shape.
     """
 
-    def __init__(self, in_channels: int = 1, classes: int = 2, width: int = 64, padding: int = 0) -> None:
+    def __init__(
+        self, in_channels: int = 1, classes: int = 2, width: int = 64, padding: int = 0
+    ) -> None:
         super().__init__()
         if in_channels < 1 or classes < 1 or width < 1:
-            raise ValueError(f"expected at least 1, got {in_channels=}, {classes=}, {width=}")
+            raise ValueError(
+                f"expected at least 1, got {in_channels=}, {classes=}, {width=}"
+            )
         if padding not in (0, 1):
-            raise ValueError(f"expected padding 0 (unpadded) or 1 (keeps the size), got {padding=}")
+            raise ValueError(f"expected padding 0 or 1, got {padding=}")
         self.in_channels = in_channels
-        self.smallest = 16 if padding else 188  # then in steps of 16, one for each of four halvings
-        f, f2, f4, f8, f16 = (width * 2**level for level in range(5))  # paper: 64, 128, 256, 512, 1024
-        down, up = [(in_channels, f), (f, f2), (f2, f4), (f4, f8)], [(f16, f8), (f8, f4), (f4, f2), (f2, f)]
+        self.smallest = 16 if padding else 188  # then in steps of 16: four halvings
+        f = [width * 2**level for level in range(5)]  # paper: 64, 128, 256, 512, 1024
+        down = [(in_channels, f[0]), (f[0], f[1]), (f[1], f[2]), (f[2], f[3])]
+        up = [(f[4], f[3]), (f[3], f[2]), (f[2], f[1]), (f[1], f[0])]
         self.contracting = nn.ModuleList(_unet_block(a, b, padding) for a, b in down)
-        self.bottom = _unet_block(f8, f16, padding)
+        self.bottom = _unet_block(f[3], f[4], padding)
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in up)
-        self.expanding = nn.ModuleList(_unet_block(a, b, padding) for a, b in up)  # a = 2 * b: copy and up
-        self.classify = nn.Conv2d(f, classes, 1)
+        # Half of a block's input is the copy, the other half comes from below: a = 2 b.
+        self.expanding = nn.ModuleList(_unet_block(a, b, padding) for a, b in up)
+        self.classify = nn.Conv2d(f[0], classes, 1)
         self.apply(_unet_init)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"expected (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+            expected = f"(N, {self.in_channels}, H, W)"
+            raise ValueError(f"expected {expected}, got {tuple(x.shape)}")
         for side in (x.shape[2], x.shape[3]):
             if side < self.smallest or (side - self.smallest) % 16:
                 below = self.smallest + max(0, side - self.smallest) // 16 * 16
                 raise ValueError(
-                    f"expected a height and width of {self.smallest} plus a multiple of 16, so that every "
-                    f"pooled map is even, got {tuple(x.shape)}; for {side} take {below} or {below + 16}"
+                    f"expected height and width of {self.smallest} plus a multiple of "
+                    f"16, so that each pooled map is even, got {tuple(x.shape)}; "
+                    f"nearest to {side}: {below} or {below + 16}"
                 )
         # --8<-- [start:paths]
-        copies = []
+        copies = []  # comments: sizes for an image of 572 x 572
         for block in self.contracting:
-            x = block(x)  # (N, F, 568, 568), then (N, 2F, 280, 280), (N, 4F, 136, 136), (N, 8F, 64, 64)
+            x = block(x)  # (N, F, 568, 568), then 280, 136, 64 with 2 F, 4 F, 8 F
             copies.append(x)
-            x = F.max_pool2d(x, 2)
-        x = self.bottom(x)  # (N, 16F, 28, 28) for an image of 572 x 572
+            x = F.max_pool2d(x, 2)  # (N, F, 284, 284), then 140, 68, 32
+        x = self.bottom(x)  # (N, 16 F, 28, 28)
         for up, block in zip(self.up, self.expanding, strict=True):
-            x = up(x)  # (N, 8F, 56, 56), then (N, 4F, 104, 104), (N, 2F, 200, 200), (N, F, 392, 392)
+            x = up(x)  # (N, 8 F, 56, 56), then 104, 200, 392 with 4 F, 2 F, F
             x = torch.cat([_unet_crop(copies.pop(), like=x), x], dim=1)
-            x = block(x)  # (N, 8F, 52, 52), then (N, 4F, 100, 100), (N, 2F, 196, 196), (N, F, 388, 388)
-        # --8<-- [end:paths]
+            x = block(x)  # (N, 8 F, 52, 52), then 100, 196, 388 with 4 F, 2 F, F
         scores: Tensor = self.classify(x)  # (N, K, 388, 388)
+        # --8<-- [end:paths]
         return scores
 
 

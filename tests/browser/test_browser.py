@@ -1,0 +1,247 @@
+"""What a reader's browser does with the built site: requests, copying, accessibility, small screens, the catalogue."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cnn_site import ROOT, pages
+from cnn_site.runner import unlike
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+    from conftest import Visit
+
+pytestmark = pytest.mark.browser
+New = Callable[..., "Visit"]
+DOCS = ROOT / "docs"
+
+
+def page_address(source: Path) -> str:
+    path = source.relative_to(DOCS).with_suffix("")
+    folder = path.parent if path.name == "index" else path
+    return "" if folder == Path() else folder.as_posix() + "/"
+
+
+TECHNIQUES = [t for t in pages.techniques() if t.path.exists()]
+ONE_A_CATEGORY = list({t.category: t for t in reversed(TECHNIQUES)}.values())
+SOURCES = sorted(
+    p for p in DOCS.rglob("*.md") if "tutorials" not in p.relative_to(DOCS).parts
+)
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.py"))
+ALL = [page_address(p) for p in [*SOURCES, *TUTORIALS]] + ["no/such-page/"]
+
+
+def kinds() -> Iterator[str]:
+    """One page of each kind: by folder, and every page at the top."""
+    seen = set()
+    for source in [*SOURCES, *TUTORIALS]:
+        relative = source.relative_to(DOCS)
+        if relative.parent == Path():
+            kind = str(relative)
+        elif relative.parts[0] in ("api", "tutorials"):
+            kind = relative.parts[0]
+        else:
+            kind = "category" if relative.name == "index.md" else "technique"
+            if kind == "technique" and relative.stem not in (
+                "squeeze-and-excitation",
+                "retinanet",
+            ):
+                continue
+            kind += relative.stem
+        if kind not in seen:
+            seen.add(kind)
+            yield page_address(source)
+    yield "no/such-page/"
+
+
+KINDS = list(kinds())
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p or "home")
+def test_no_request_leaves_the_host_and_no_script_fails(path: str, visit: New) -> None:
+    there = visit()
+    page = there.go(path)
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(100)
+    assert there.asked, "nothing was loaded"
+    assert not there.elsewhere, f"asked of other hosts: {there.elsewhere}"
+    assert not there.errors, f"errors in scripts: {there.errors}"
+
+
+def test_a_request_that_leaves_the_host_would_be_seen(visit: New) -> None:
+    there = visit()
+    page = there.go("")
+    page.evaluate("fetch('https://example.org/x.js').catch(() => 0)")
+    page.wait_for_timeout(100)
+    assert there.elsewhere == ["https://example.org/x.js"]
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p or "home")
+def test_no_page_is_wider_than_a_phone(path: str, visit: New) -> None:
+    page = visit(width=390).go(path)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll("article *")].filter(e =>
+          e.getBoundingClientRect().right > 391 && !e.closest(
+            "pre, .scroll, svg, .md-typeset__scrollwrap, math, .chips, .jp-OutputArea")).map(
+          e => `${e.tagName}.${e.className}: ${e.textContent.slice(0, 50)}`).slice(0, 5)"""
+    )
+    assert width <= 390, f"{width} px wide: {wide}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", KINDS, ids=lambda p: p or "home")
+def test_axe_finds_nothing_serious(path: str, scheme: str, visit: New) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = visit(scheme=scheme).go(path)
+    found = axe.Axe().run(page).response["violations"]
+    serious = [
+        f"{v['id']} ({v['impact']}): {v['help']}: {[n['html'][:160] for n in v['nodes'][:3]]}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert not serious, "\n".join(serious)
+
+
+def test_axe_finds_a_planted_fault(visit: New) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = visit().go("")
+    page.evaluate(
+        "document.querySelector('article').insertAdjacentHTML('beforeend', '<button></button>')"
+    )
+    found = {v["id"] for v in axe.Axe().run(page).response["violations"]}
+    assert "button-name" in found
+
+
+def copied(page: "Page", block: "Locator") -> str:
+    """What the clipboard holds after a click on a block's copy button."""
+    page.evaluate("navigator.clipboard.writeText('')")
+    block.locator(".md-code__button").click()
+    page.wait_for_function(
+        "navigator.clipboard.readText().then(t => t.length > 0)", timeout=5000
+    )
+    return str(page.evaluate("navigator.clipboard.readText()"))
+
+
+@pytest.mark.parametrize("t", ONE_A_CATEGORY, ids=lambda t: t.slug)
+def test_what_the_copy_button_copies_prints_what_the_page_shows(
+    t: pages.Technique, visit: New, tmp_path: Path
+) -> None:
+    page = visit().go(t.slug + "/")
+    code = copied(page, page.locator(".run .highlight:not(.output)").first)
+    shown = page.locator(".run .highlight.output code").first.text_content() or ""
+    file = tmp_path / "copied.py"
+    file.write_text(code, encoding="utf-8")
+    modules = {
+        (n.module or "").split(".")[0]
+        if isinstance(n, ast.ImportFrom)
+        else n.names[0].name.split(".")[0]
+        for n in ast.walk(ast.parse(code))
+        if isinstance(n, ast.Import | ast.ImportFrom)
+    }
+    foreign = modules - set(sys.stdlib_module_names) - {"torch", "torchvision"}
+    assert not foreign, f"needs more than torch and torchvision: {foreign}"
+    hide = "import sys; sys.modules |= dict.fromkeys(['cnn_techniques', 'cnn_lab', 'cnn_site'])"
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            f"{hide}; exec(compile(open({str(file)!r}).read(), 'copied.py', 'exec'), {{'__name__': '__main__'}})",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert unlike(run.stdout, shown) == ""
+
+
+def test_bibtex_of_page_and_paper_is_copied_with_one_click(visit: New) -> None:
+    t = next(t for t in TECHNIQUES if t.slug == "attention/squeeze-and-excitation")
+    page = visit().go(t.slug + "/")
+    blocks = page.locator(".cite .highlight")
+    entries = [copied(page, blocks.nth(n)) for n in range(blocks.count())]
+    assert re.match(r"@misc\{cnn-techniques-squeeze-and-excitation,", entries[0])
+    assert "Deyaa" in entries[0]
+    assert any(re.match(r"@\w+\{hu2018squeeze,", e) for e in entries[1:])
+    for entry in entries:
+        assert entry.count("{") == entry.count("}")
+
+
+def rows(page: "Page") -> list[str]:
+    return page.eval_on_selector_all(
+        ".cat-table tbody tr:not([hidden]) th", "all => all.map(e => e.textContent)"
+    )
+
+
+def test_the_catalogue_filters_sorts_and_remembers(visit: New) -> None:
+    there = visit()
+    page = there.go("catalogue/")
+    everything = rows(page)
+    assert len(everything) == len(pages.techniques())
+    page.fill(".cat [name=q]", "squeeze")
+    assert any("Squeeze-and-Excitation" in r for r in rows(page))
+    assert len(rows(page)) < 10
+    assert (
+        page.locator(".cat-count").text_content()
+        == f"{len(rows(page))} of {len(everything)} techniques"
+    )
+    page.fill(".cat [name=q]", "no technique has this name")
+    assert rows(page) == []
+    page.click(".cat-none button")
+    assert rows(page) == everything
+    page.click(".chips label:has([value=attention])")
+    assert len(rows(page)) == len(pages.in_category("attention"))
+    page.click("[data-sort='2']")
+    years = page.eval_on_selector_all(
+        ".cat-table tbody tr:not([hidden]) .c-year", "all => all.map(e => e.dataset.v)"
+    )
+    known = [int(y) for y in years if y]
+    assert known == sorted(known, reverse=True)
+    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    assert "category=attention" in page.url
+    again = there.go("catalogue/" + page.url.partition("catalogue/")[2])
+    again.reload()
+    assert len(rows(again)) == len(pages.in_category("attention"))
+
+
+def test_search_opens_from_the_home_page_and_finds_a_technique(visit: New) -> None:
+    page = visit().go("")
+    page.click(".ask")
+    page.keyboard.type("squeeze and excitation", delay=5)
+    first = page.locator(".md-search-result__link").first
+    first.wait_for(timeout=15000)
+    assert "squeeze-and-excitation" in (first.get_attribute("href") or "")
+
+
+def test_the_404_page_helps(visit: New) -> None:
+    page = visit().go("attention/squeeze-excitation/")
+    assert page.locator("[data-guess]").text_content() == "squeeze excitation"
+    names = page.locator(".lost a").all_text_contents()
+    assert {"Catalogue", "Attention", "Home"} <= set(names)
+
+
+def test_answers_are_folded_and_hidden_in_print(visit: New) -> None:
+    page = visit().go("attention/squeeze-and-excitation/")
+    answer = page.locator(".exercises details").first
+    assert answer.get_attribute("open") is None
+    page.emulate_media(media="print")
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert answer.locator("pre").first.evaluate(
+        "e => getComputedStyle(e).visibility"
+    ) in ("hidden",)
+    assert (
+        page.locator(".md-header").evaluate("e => getComputedStyle(e).display")
+        == "none"
+    )
