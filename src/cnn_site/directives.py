@@ -738,24 +738,20 @@ def order(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def prerequisites(page: Page, arguments: list[str], settings: Any) -> str:
-    """The graph of `builds_on`: the pages there are, and the planned ones that they need."""
-    there = {t.slug: t for t in pages.techniques() if t.facts}
-    needed = {s for t in there.values() for s in t.builds_on}
-    before = {
-        t.slug: t.builds_on
-        for t in pages.techniques()
-        if t.slug in there or t.slug in needed
+    """The graph of `builds_on` as a tree: each technique under the first one it builds on, the others named beside it."""
+    there = [t for t in pages.techniques() if t.facts]
+    shown = {t.slug: t for t in there} | {
+        s: pages.technique(s) for t in there for s in t.builds_on
     }
-    try:
-        order = arcs.sequence(before)
-    except ValueError as error:
-        raise SiteError(f"builds_on: {error}") from error
+    children: dict[str, list[Technique]] = {slug: [] for slug in shown}
+    roots = []
+    for t in shown.values():
+        (children[t.builds_on[0]] if t.builds_on else roots).append(t)
     return fill(
         "prerequisites",
-        svg=arcs.svg(order, before, [s for s in order if s not in there]),
-        rows=[
-            (pages.technique(s), [pages.technique(b) for b in before[s]]) for s in order
-        ],
+        roots=roots,
+        children=children,
+        also=lambda t: [shown[s] for s in t.builds_on[1:]],
     )
 
 

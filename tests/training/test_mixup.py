@@ -349,7 +349,7 @@ def test_mixup_paired_against_plain_training_with_right_and_with_wrong_labels(
                 "strong_wrong": "plain_wrong",
             },
             "epochs": 30,
-            "seeds": 6,
+            "seeds": 5,
         },
         run=mixup_against_plain,
     )

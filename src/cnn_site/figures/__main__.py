@@ -27,7 +27,9 @@ def drawings(source: Path) -> dict[str, Figure | str]:
     for name, drawing in found.get("figures", {}).items():
         out[f"{slug}-{name}"] = drawing
     if not out:
-        raise ValueError(f"{source}: expected `figure = ...`, `svg = ...` or `figures = {{...}}`, found none")
+        raise ValueError(
+            f"{source}: expected `figure = ...`, `svg = ...` or `figures = {{...}}`, found none"
+        )
     return out
 
 
@@ -44,14 +46,21 @@ def main(slugs: list[str]) -> int:
     known = {s.stem.replace("_", "-"): s for s in sources()}
     unknown = [s for s in slugs if s not in known]
     if unknown:
-        print(f"no source snippets/*/figures/ for {', '.join(unknown)}", file=sys.stderr)
+        print(
+            f"no source snippets/*/figures/ for {', '.join(unknown)}", file=sys.stderr
+        )
         return 1
     failed = 0
     for slug in slugs or known:
         try:
             found = drawings(known[slug])
-        except Exception as error:  # one source that fails keeps no other from being drawn
-            print(f"{known[slug].relative_to(ROOT)}: {type(error).__name__}: {error}", file=sys.stderr)
+        except (
+            Exception
+        ) as error:  # one source that fails keeps no other from being drawn
+            print(
+                f"{known[slug].relative_to(ROOT)}: {type(error).__name__}: {error}",
+                file=sys.stderr,
+            )
             failed = 1
             continue
         for name, drawing in found.items():

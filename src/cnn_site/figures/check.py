@@ -87,14 +87,18 @@ class Tracer(torch.fx.Tracer):
         return False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, self.leaves) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def words(label: str, sub: str) -> list[str]:
     """The operations that a box names, in order."""
     first = label.replace("\n", " ")
     parts = [p.strip() for p in sub.replace("\n", " · ").split("·") if p.strip()]
-    if re.search(r"\d×\d$", first) and parts and parts[0].isdigit():  # "Conv 3×3" over "64"
+    if (
+        re.search(r"\d×\d$", first) and parts and parts[0].isdigit()
+    ):  # "Conv 3×3" over "64"
         first += ", " + parts.pop(0)
     if parts and parts[0].startswith("stride"):
         first += ", " + parts.pop(0)
@@ -111,9 +115,17 @@ def name(m: nn.Module) -> str:
     k = "×".join(map(str, kernel if isinstance(kernel, tuple) else (kernel, kernel)))
     stride = one(getattr(m, "stride", 1))
     if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
-        kind = "Depthwise" if m.groups == m.in_channels > 1 else "Grouped" if m.groups > 1 else "Conv"
+        kind = (
+            "Depthwise"
+            if m.groups == m.in_channels > 1
+            else "Grouped"
+            if m.groups > 1
+            else "Conv"
+        )
         kind = "Up-conv" if isinstance(m, nn.ConvTranspose2d) else kind
-        return f"{kind} {k}, {m.out_channels}" + (f", stride {stride}" if stride > 1 else "")
+        return f"{kind} {k}, {m.out_channels}" + (
+            f", stride {stride}" if stride > 1 else ""
+        )
     if isinstance(m, nn.Linear):
         return f"Linear {m.in_features}→{m.out_features}"
     if isinstance(m, nn.MaxPool2d | nn.AvgPool2d):
@@ -153,10 +165,14 @@ def drawn(figure: Figure) -> tuple[str, Counter[str]]:
         return seen[id(n)]
 
     starts = {id(a) for a, _ in edges}
-    return " | ".join(sorted(walk(n) for n in nodes.values() if id(n) not in starts)), count
+    return " | ".join(
+        sorted(walk(n) for n in nodes.values() if id(n) not in starts)
+    ), count
 
 
-def computed(module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> tuple[str, Counter[str]]:
+def computed(
+    module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()
+) -> tuple[str, Counter[str]]:
     """The same for what the module computes. Modules of the types in `leaves` count as one operation each."""
     graph = Tracer(leaves).trace(module)
     for n in reversed(graph.nodes):  # the shapes that validation looked at
@@ -170,19 +186,35 @@ def computed(module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> tup
         word = ""
         if n.op == "call_module":
             part = module.get_submodule(str(n.target))
-            word = "" if isinstance(part, NO_OPS) or type(part).__name__ == "StochasticDepth" else name(part)
+            word = (
+                ""
+                if isinstance(part, NO_OPS) or type(part).__name__ == "StochasticDepth"
+                else name(part)
+            )
         elif n.op in {"call_function", "call_method"} and n.target not in SILENT:
-            word = CALLS.get(n.target, "") or CALLS.get(str(n.target).removesuffix("_"), "")
-            word = word or getattr(n.target, "__name__", str(n.target)).removesuffix("_")
+            word = CALLS.get(n.target, "") or CALLS.get(
+                str(n.target).removesuffix("_"), ""
+            )
+            word = word or getattr(n.target, "__name__", str(n.target)).removesuffix(
+                "_"
+            )
         elif n.op == "output":
             out = " | ".join(sorted(ins))
             continue
-        seen[n] = combine(word, ins) if ins else "x" if n.op == "placeholder" else str(n.target)
+        seen[n] = (
+            combine(word, ins)
+            if ins
+            else "x"
+            if n.op == "placeholder"
+            else str(n.target)
+        )
         count.update([word] if word else [])
     return out, count
 
 
-def check(figure: Figure, module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> None:
+def check(
+    figure: Figure, module: nn.Module, leaves: tuple[type[nn.Module], ...] = ()
+) -> None:
     """Raise AssertionError that says what is only in the figure, or only in the module."""
     (a, shown), (b, real) = drawn(figure), computed(module, leaves)
     if shown != real:
@@ -190,7 +222,9 @@ def check(figure: Figure, module: nn.Module, leaves: tuple[type[nn.Module], ...]
             f"{figure.slug}: only in the figure {dict(shown - real)}, only in the module {dict(real - shown)}"
         )
     if a != b:
-        raise AssertionError(f"{figure.slug}: the same boxes, joined differently\n  figure {a}\n  module {b}")
+        raise AssertionError(
+            f"{figure.slug}: the same boxes, joined differently\n  figure {a}\n  module {b}"
+        )
 
 
 Rect = tuple[float, float, float, float]
@@ -209,15 +243,22 @@ class Record(Canvas):
         if role != "frame":
             self.boxes.append((x, y, x + w, y + h))
 
-    def line(self, pts: list[Point], head: bool = True, dash: bool = False, r: float = 7) -> None:
+    def line(
+        self, pts: list[Point], head: bool = True, dash: bool = False, r: float = 7
+    ) -> None:
         self.lines += [
-            (min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]), max(a[1], b[1])) for a, b in pairwise(pts)
+            (min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]), max(a[1], b[1]))
+            for a, b in pairwise(pts)
         ]
 
-    def text(self, text: str, x: float, y: float, size: float, align: str = "middle") -> None:
+    def text(
+        self, text: str, x: float, y: float, size: float, align: str = "middle"
+    ) -> None:
         w = text_width(text, size)
         left = x - w * {"start": 0, "middle": 0.5, "end": 1}[align]
-        self.labels += [(text, (left, y - 0.75 * size, left + w, y + 0.2 * size))] if text else []
+        self.labels += (
+            [(text, (left, y - 0.75 * size, left + w, y + 0.2 * size))] if text else []
+        )
 
 
 def faults(figure: Figure) -> list[str]:
@@ -226,7 +267,10 @@ def faults(figure: Figure) -> list[str]:
     figure.canvas(c)
 
     def meet(p: Rect, q: Rect, by: float = 1.0) -> bool:
-        return min(p[2], q[2]) - max(p[0], q[0]) > by and min(p[3], q[3]) - max(p[1], q[1]) > by
+        return (
+            min(p[2], q[2]) - max(p[0], q[0]) > by
+            and min(p[3], q[3]) - max(p[1], q[1]) > by
+        )
 
     def through(line: Rect, box: Rect) -> bool:
         x0, y0, x1, y1 = line
@@ -249,6 +293,8 @@ def faults(figure: Figure) -> list[str]:
         found += [f"'{t}' lies on a line" for k in c.lines if through(k, a)]
         found += [f"'{t}' and '{u}' meet" for u, b in c.labels[:n] if meet(a, b)]
         found += [
-            f"'{t}' leaves its box" for b in c.boxes if meet(a, b) and not (b[0] <= a[0] and a[2] <= b[2])
+            f"'{t}' leaves its box"
+            for b in c.boxes
+            if meet(a, b) and not (b[0] <= a[0] and a[2] <= b[2])
         ]
     return found

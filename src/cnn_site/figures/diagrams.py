@@ -22,7 +22,9 @@ ROLES = {  # one hue a role, at least 3:1 against the page; site.css has the sam
     "loss": "#a1391c",  # losses and targets
     "op": "#6f777e",  # sum, product, concatenation
 }
-FONT = "-apple-system,BlinkMacSystemFont,Segoe UI,Roboto,Helvetica Neue,Arial,sans-serif"
+FONT = (
+    "-apple-system,BlinkMacSystemFont,Segoe UI,Roboto,Helvetica Neue,Arial,sans-serif"
+)
 DARK = {
     "data": "#98a2aa",
     "conv": "#8dbbe6",
@@ -39,14 +41,22 @@ Point = tuple[float, float]
 def text_width(text: str, size: float) -> float:
     """An estimate, some 6 % above Helvetica, so that wider system fonts still fit their boxes."""
     return size * sum(
-        0.31 if c in "iljtfrI.,:;'|!()[] ·/" else 0.9 if c in "mwMW@%→" else 0.7 if c.isupper() else 0.58
+        0.31
+        if c in "iljtfrI.,:;'|!()[] ·/"
+        else 0.9
+        if c in "mwMW@%→"
+        else 0.7
+        if c.isupper()
+        else 0.58
         for c in text
     )
 
 
 def alone(roles: Iterable[str] = ()) -> str:
     """Rules for a file opened by itself, so that it follows the system's scheme; inert inside a page."""
-    dark = "".join(f"svg:root .fig-{r}{{fill:{DARK[r]};stroke:{DARK[r]}}}" for r in roles)
+    dark = "".join(
+        f"svg:root .fig-{r}{{fill:{DARK[r]};stroke:{DARK[r]}}}" for r in roles
+    )
     return (
         "<style>svg:root{color:#1c2227;background:#fdfdfb}@media(prefers-color-scheme:dark)"
         f"{{svg:root{{color:#dfe3e5;background:#13171b}}{dark}}}</style>"
@@ -54,7 +64,13 @@ def alone(roles: Iterable[str] = ()) -> str:
 
 
 def head(
-    slug: str, title: str, desc: str, w: float, h: float, roles: Iterable[str] = (), more: str = ""
+    slug: str,
+    title: str,
+    desc: str,
+    w: float,
+    h: float,
+    roles: Iterable[str] = (),
+    more: str = "",
 ) -> str:
     """The first lines of every figure: size, title and description for those who do not see it."""
     i = f"fig-{slug}"
@@ -93,9 +109,13 @@ class Item:
 
 
 class Box(Item):
-    def __init__(self, label: str, sub: str = "", *, role: str, w: float = 0, rows: int = 1):
+    def __init__(
+        self, label: str, sub: str = "", *, role: str, w: float = 0, rows: int = 1
+    ):
         self.label, self.sub, self.role, self.rows = label, sub, role, rows
-        self.lines = [(t, 13) for t in label.split("\n")] + [(t, 11) for t in sub.split("\n") if t]
+        self.lines = [(t, 13) for t in label.split("\n")] + [
+            (t, 11) for t in sub.split("\n") if t
+        ]
         self.resize(w or max(44, *(text_width(t, s) + 20 for t, s in self.lines)))
         self.h = 13 + sum(s + 3 for _, s in self.lines)
 
@@ -103,7 +123,14 @@ class Box(Item):
         self.w, self.spine = w, w / 2
 
     def draw(self, c: Canvas) -> None:
-        c.rect(self.role, self.x, self.y, self.w, self.h, min(self.h / 2, 15) if self.role == "data" else 6)
+        c.rect(
+            self.role,
+            self.x,
+            self.y,
+            self.w,
+            self.h,
+            min(self.h / 2, 15) if self.role == "data" else 6,
+        )
         y = self.y + (self.h - sum(s + 3 for _, s in self.lines)) / 2 - 1.5
         for t, s in self.lines:
             y += s + 3
@@ -126,7 +153,14 @@ def op(label: str, sub: str = "", w: float = 0) -> Box:
 class Tensor(Item):
     """A feature map as a slab, `size` tall and `depth` thick, with its labels below."""
 
-    def __init__(self, label: str, sub: str = "", size: float = 60, depth: float = 10, role: str = "data"):
+    def __init__(
+        self,
+        label: str,
+        sub: str = "",
+        size: float = 60,
+        depth: float = 10,
+        role: str = "data",
+    ):
         self.label, self.sub, self.size, self.depth, self.role, self.slant = (
             label,
             sub,
@@ -159,7 +193,13 @@ class Tensor(Item):
             (x + d, y + s),
         )
         c.poly(self.role, (x, y), (x + d, y), (x + d, y + s), (x, y + s))
-        c.poly(self.role, (x + d, y), (x + d + k, y - k), (x + d + k, y - k + s), (x + d, y + s))
+        c.poly(
+            self.role,
+            (x + d, y),
+            (x + d + k, y - k),
+            (x + d + k, y - k + s),
+            (x + d, y + s),
+        )
         for n, (t, z) in enumerate(self.lines):
             c.text(t, self.x + self.spine, self.y + self.h - self.foot + 15 + 14 * n, z)
 
@@ -167,7 +207,13 @@ class Tensor(Item):
 class Stack(Item):
     """Top to bottom, joined by arrows; a string between two items is written beside their arrow."""
 
-    def __init__(self, *items: Item | str, gap: float = 16, same: bool = True, arrows: bool = True):
+    def __init__(
+        self,
+        *items: Item | str,
+        gap: float = 16,
+        same: bool = True,
+        arrows: bool = True,
+    ):
         self.items: list[Item] = [i for i in items if not isinstance(i, str)]
         self.arrows, self.notes, k = arrows, {}, 0
         for i in items:
@@ -180,10 +226,17 @@ class Stack(Item):
         frames = [f for f in self.items if isinstance(f, Frame)]
         for f in frames if same else ():  # the same edges
             f.widen(max(g.spine for g in frames), max(g.w - g.spine for g in frames))
-        self.gaps = [0.0] + [gap + 6 * (k in self.notes) for k in range(1, len(self.items))]
+        self.gaps = [0.0] + [
+            gap + 6 * (k in self.notes) for k in range(1, len(self.items))
+        ]
         self.spine = max(i.spine for i in self.items)
-        right = [i.w - i.spine for i in self.items] + [8 + text_width(t, 11) for t in self.notes.values()]
-        self.w, self.h = self.spine + max(right), sum(i.h for i in self.items) + sum(self.gaps)
+        right = [i.w - i.spine for i in self.items] + [
+            8 + text_width(t, 11) for t in self.notes.values()
+        ]
+        self.w, self.h = (
+            self.spine + max(right),
+            sum(i.h for i in self.items) + sum(self.gaps),
+        )
         self.head = self.items[0].head
 
     def place(self, x: float, y: float) -> None:
@@ -198,7 +251,13 @@ class Stack(Item):
             if k and self.arrows:
                 c.arrow(self.items[k - 1], i)
             if k in self.notes:
-                c.text(self.notes[k], i.inp()[0] + 8, i.y - self.gaps[k] / 2 + 3, 11, "start")
+                c.text(
+                    self.notes[k],
+                    i.inp()[0] + 8,
+                    i.y - self.gaps[k] / 2 + 3,
+                    11,
+                    "start",
+                )
 
     def inp(self) -> Point:
         return self.items[0].inp()
@@ -218,7 +277,10 @@ class Row(Item):
         mids = [getattr(i, "mid", i.h / 2) for i in items]
         self.mid = max(mids)
         self.w = sum(i.w for i in items) + gap * (len(items) - 1)
-        self.h, self.spine = self.mid + max(i.h - m for i, m in zip(items, mids, strict=True)), self.w / 2
+        self.h, self.spine = (
+            self.mid + max(i.h - m for i, m in zip(items, mids, strict=True)),
+            self.w / 2,
+        )
 
     def place(self, x: float, y: float) -> None:
         super().place(x, y)
@@ -239,7 +301,9 @@ class Row(Item):
 
 def edge(i: Item) -> Point:
     """Left and right end of an item at half height."""
-    left, width = (i.x + (i.w - i.face) / 2, i.face) if isinstance(i, Tensor) else (i.x, i.w)
+    left, width = (
+        (i.x + (i.w - i.face) / 2, i.face) if isinstance(i, Tensor) else (i.x, i.w)
+    )
     return left, left + width
 
 
@@ -253,7 +317,10 @@ class Fan(Item):
         self.w = sum(b.w for b in branches) + gap * (len(branches) - 1)
         self.h = 28 + max(b.h for b in branches) + 20 + merge.h
         merge.resize(self.w)
-        starts = [sum(b.w + gap for b in branches[:k]) + b.spine for k, b in enumerate(branches)]
+        starts = [
+            sum(b.w + gap for b in branches[:k]) + b.spine
+            for k, b in enumerate(branches)
+        ]
         near = min(
             starts, key=lambda v: abs(v - self.w / 2)
         )  # straight down into a branch that is almost below
@@ -293,7 +360,13 @@ class Around(Item):
         side: str = "right",
         gap: float = 16,
     ):
-        self.body, self.via, self.merge, self.right, self.fork = body, via, op(merge), side == "right", Item()
+        self.body, self.via, self.merge, self.right, self.fork = (
+            body,
+            via,
+            op(merge),
+            side == "right",
+            Item(),
+        )
         left = max(self.merge.spine, body.spine if body else 0)
         right = max(self.merge.w - self.merge.spine, body.w - body.spine if body else 0)
         vw = via.w if via else 4
@@ -316,13 +389,26 @@ class Around(Item):
         for part, ends in ((self.body, None), (self.via, into)):
             if part:
                 px, py = part.inp()
-                c.line([(x, y), (px, py)] if not ends else [(x, y + 6), (px, y + 6), (px, py)], part.head)
+                c.line(
+                    [(x, y), (px, py)]
+                    if not ends
+                    else [(x, y + 6), (px, y + 6), (px, py)],
+                    part.head,
+                )
                 part.draw(c)
-                c.line([part.out(), m.inp()] if not ends else [part.out(), (part.out()[0], into[1]), into])
+                c.line(
+                    [part.out(), m.inp()]
+                    if not ends
+                    else [part.out(), (part.out()[0], into[1]), into]
+                )
                 c.edges += [(self.fork, part.ends()[0]), (part.ends()[1], m)]
             else:
                 vx = self.x + self.off + 2
-                c.line([(x, y), m.inp()] if not ends else [(x, y + 6), (vx, y + 6), (vx, into[1]), into])
+                c.line(
+                    [(x, y), m.inp()]
+                    if not ends
+                    else [(x, y + 6), (vx, y + 6), (vx, into[1]), into]
+                )
                 c.edges.append((self.fork, m))
         m.draw(c)
 
@@ -352,9 +438,15 @@ class Frame(Item):
 
     def draw(self, c: Canvas) -> None:
         c.rect("frame", self.x, self.y, self.w, self.h, 8)
-        right = self.spine < text_width(self.label, 11) + 12  # keep the name off the line that comes in
+        right = (
+            self.spine < text_width(self.label, 11) + 12
+        )  # keep the name off the line that comes in
         c.text(
-            self.label, self.x + (self.w - 8 if right else 8), self.y + 14, 11, "end" if right else "start"
+            self.label,
+            self.x + (self.w - 8 if right else 8),
+            self.y + 14,
+            11,
+            "end" if right else "start",
         )
         self.item.draw(c)
 
@@ -371,19 +463,38 @@ class Frame(Item):
 class Grid(Item):
     """Rows of items in columns (None: an empty cell); its arrows are given as links."""
 
-    def __init__(self, *rows: list[Item | None], hgap: float = 30, vgap: float = 22, same: bool = True):
+    def __init__(
+        self,
+        *rows: list[Item | None],
+        hgap: float = 30,
+        vgap: float = 22,
+        same: bool = True,
+    ):
         n = max(len(r) for r in rows)
-        self.rows, self.hgap, self.vgap = [[*r, *[None] * (n - len(r))] for r in rows], hgap, vgap
+        self.rows, self.hgap, self.vgap = (
+            [[*r, *[None] * (n - len(r))] for r in rows],
+            hgap,
+            vgap,
+        )
         for col in zip(*self.rows, strict=True):
             boxes = [b for b in col if isinstance(b, Box) and b.h != 22]
             for b in boxes if same else ():
                 b.resize(max(b.w for b in boxes))
-        self.ws = [max((i.w for i in col if i), default=0) for col in zip(*self.rows, strict=True)]
-        self.hs = [max((i.h for i in r if i and getattr(i, "rows", 1) == 1), default=0) for r in self.rows]
+        self.ws = [
+            max((i.w for i in col if i), default=0)
+            for col in zip(*self.rows, strict=True)
+        ]
+        self.hs = [
+            max((i.h for i in r if i and getattr(i, "rows", 1) == 1), default=0)
+            for r in self.rows
+        ]
         for k, r in enumerate(self.rows):
             for b in (b for b in r if isinstance(b, Box) and b.rows > 1):
                 b.h = sum(self.hs[k : k + b.rows]) + vgap * (b.rows - 1)
-        self.w, self.h = sum(self.ws) + hgap * (n - 1), sum(self.hs) + vgap * (len(rows) - 1)
+        self.w, self.h = (
+            sum(self.ws) + hgap * (n - 1),
+            sum(self.hs) + vgap * (len(rows) - 1),
+        )
         self.spine = self.w / 2
 
     def place(self, x: float, y: float) -> None:
@@ -405,9 +516,22 @@ class Link:
     """An arrow from `a` to `b`; `ports` names the side it leaves and the side it enters (l, r, t, b)."""
 
     def __init__(
-        self, a: Item, b: Item, ports: str = "bt", label: str = "", dash: bool = False, reach: float = 14
+        self,
+        a: Item,
+        b: Item,
+        ports: str = "bt",
+        label: str = "",
+        dash: bool = False,
+        reach: float = 14,
     ):
-        self.a, self.b, self.ports, self.label, self.dash, self.reach = a, b, ports, label, dash, reach
+        self.a, self.b, self.ports, self.label, self.dash, self.reach = (
+            a,
+            b,
+            ports,
+            label,
+            dash,
+            reach,
+        )
 
     def draw(self, c: Canvas) -> None:
         (ax, ay), (bx, by) = port(self.a, self.ports[0]), port(self.b, self.ports[1])
@@ -417,7 +541,11 @@ class Link:
         if not across and self.b.x < ax < self.b.x + self.b.w and not ends_across:
             bx = ax
         if self.ports in ("rr", "ll"):
-            x = max(ax, bx) + self.reach if self.ports == "rr" else min(ax, bx) - self.reach
+            x = (
+                max(ax, bx) + self.reach
+                if self.ports == "rr"
+                else min(ax, bx) - self.reach
+            )
             pts = [(ax, ay), (x, ay), (x, by), (bx, by)]
         elif across and ends_across:
             pts = (
@@ -435,7 +563,9 @@ class Link:
             )
         c.line(pts, True, self.dash)
         c.edges.append((self.a.ends()[1], self.b.ends()[0]))
-        (x0, y0), (x1, y1) = max(pairwise(pts), key=lambda s: abs(s[0][0] - s[1][0]) + abs(s[0][1] - s[1][1]))
+        (x0, y0), (x1, y1) = max(
+            pairwise(pts), key=lambda s: abs(s[0][0] - s[1][0]) + abs(s[0][1] - s[1][1])
+        )
         if y0 == y1:
             c.text(self.label, (x0 + x1) / 2 - 2, y0 - 5, 11)
         else:
@@ -475,7 +605,9 @@ class Canvas:
             '<path d="M' + "L".join(f"{num(x)} {num(y)}" for x, y in pts) + 'Z"/>'
         )
 
-    def text(self, text: str, x: float, y: float, size: float, align: str = "middle") -> None:
+    def text(
+        self, text: str, x: float, y: float, size: float, align: str = "middle"
+    ) -> None:
         if text:
             self.texts.setdefault((size, align), []).append(
                 f'<text x="{num(x)}" y="{num(y)}">{escape(text)}</text>'
@@ -485,19 +617,31 @@ class Canvas:
         self.line([a.out(), b.inp()], b.head)
         self.edges.append((a.ends()[1], b.ends()[0]))
 
-    def line(self, pts: list[Point], head: bool = True, dash: bool = False, r: float = 7) -> None:
+    def line(
+        self, pts: list[Point], head: bool = True, dash: bool = False, r: float = 7
+    ) -> None:
         """A line of horizontal and vertical pieces with rounded corners."""
-        pts = pts[:1] + [q for p, q in pairwise(pts) if abs(p[0] - q[0]) + abs(p[1] - q[1]) > 0.5]
+        pts = pts[:1] + [
+            q for p, q in pairwise(pts) if abs(p[0] - q[0]) + abs(p[1] - q[1]) > 0.5
+        ]
         (x0, y0), (x1, y1) = pts[-2:]
         if head:
             ux, uy = sign(x1 - x0), sign(y1 - y0)
-            self.heads.append(f"M{num(x1)} {num(y1)}" + (f"l{-7 * ux} -4v8z" if ux else f"l-4 {-7 * uy}h8z"))
+            self.heads.append(
+                f"M{num(x1)} {num(y1)}"
+                + (f"l{-7 * ux} -4v8z" if ux else f"l-4 {-7 * uy}h8z")
+            )
             pts = [*pts[:-1], (x1 - 6 * ux, y1 - 6 * uy)]
         d = f"M{num(pts[0][0])} {num(pts[0][1])}"
         for a, b, e in zip(pts, pts[1:], pts[2:], strict=False):
-            k = min(r, (abs(b[0] - a[0]) + abs(b[1] - a[1])) / 2, (abs(e[0] - b[0]) + abs(e[1] - b[1])) / 2)
+            k = min(
+                r,
+                (abs(b[0] - a[0]) + abs(b[1] - a[1])) / 2,
+                (abs(e[0] - b[0]) + abs(e[1] - b[1])) / 2,
+            )
             (px, py), (qx, qy) = (
-                (b[0] + k * sign(p[0] - b[0]), b[1] + k * sign(p[1] - b[1])) for p in (a, e)
+                (b[0] + k * sign(p[0] - b[0]), b[1] + k * sign(p[1] - b[1]))
+                for p in (a, e)
             )
             d += f"L{num(px)} {num(py)}Q{num(b[0])} {num(b[1])} {num(qx)} {num(qy)}"
         self.paths[dash].append(d + f"L{num(pts[-1][0])} {num(pts[-1][1])}")
@@ -508,10 +652,30 @@ def sign(v: float) -> int:
 
 
 class Figure:
-    def __init__(self, slug: str, title: str, desc: str, root: Item, links: list[Link] | None = None):
-        self.slug, self.title, self.desc, self.root, self.links = slug, title, desc, root, links or []
-        side = {p: max((k.reach for k in self.links if k.ports == p), default=0) for p in ("ll", "rr")}
-        self.left, self.w, self.h = side["ll"] + 2, root.w + sum(side.values()) + 4, root.h + 4
+    def __init__(
+        self,
+        slug: str,
+        title: str,
+        desc: str,
+        root: Item,
+        links: list[Link] | None = None,
+    ):
+        self.slug, self.title, self.desc, self.root, self.links = (
+            slug,
+            title,
+            desc,
+            root,
+            links or [],
+        )
+        side = {
+            p: max((k.reach for k in self.links if k.ports == p), default=0)
+            for p in ("ll", "rr")
+        }
+        self.left, self.w, self.h = (
+            side["ll"] + 2,
+            root.w + sum(side.values()) + 4,
+            root.h + 4,
+        )
         if self.w > WIDTH + 4:
             raise ValueError(f"{slug} is {self.w:.0f} wide; a phone shows {WIDTH + 4}")
 
@@ -540,7 +704,9 @@ class Figure:
             + "</g>"
             for role, shapes in c.shapes.items()
         ]
-        s.append('<g class="fig-line" opacity=".75" fill="none" stroke="currentColor" stroke-width="1.5">')
+        s.append(
+            '<g class="fig-line" opacity=".75" fill="none" stroke="currentColor" stroke-width="1.5">'
+        )
         s += [
             f'<path{" stroke-dasharray=" + chr(34) + "4 3" + chr(34) if k else ""} d="{"".join(d)}"/>'
             for k, d in c.paths.items()
@@ -550,9 +716,19 @@ class Figure:
             f'<path fill="currentColor" stroke="none" d="{"".join(c.heads)}"/></g><g class="fig-text" fill="currentColor">'
         )
         s += [
-            f'<g font-size="{z:g}" text-anchor="{a}">' + "".join(t) + "</g>" for (z, a), t in c.texts.items()
+            f'<g font-size="{z:g}" text-anchor="{a}">' + "".join(t) + "</g>"
+            for (z, a), t in c.texts.items()
         ]
         return "\n".join(s) + "</g></svg>\n"
 
 
-stack, row, fan, around, frame, grid, tensor, link = Stack, Row, Fan, Around, Frame, Grid, Tensor, Link
+stack, row, fan, around, frame, grid, tensor, link = (
+    Stack,
+    Row,
+    Fan,
+    Around,
+    Frame,
+    Grid,
+    Tensor,
+    Link,
+)

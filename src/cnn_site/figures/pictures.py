@@ -89,29 +89,48 @@ def picture(image: Any) -> Image.Image:
     if a.ndim == 3 and a.shape[-1] == 1:
         a = a[..., 0]
     if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[-1] != 3):
-        raise ValueError(f"expected (H, W), (H, W, 3) or (3, H, W), got shape {a.shape}")
+        raise ValueError(
+            f"expected (H, W), (H, W, 3) or (3, H, W), got shape {a.shape}"
+        )
     if a.dtype.kind == "f":
         a = (a.clip(0, 1) * 255).round()
     return Image.fromarray(a.astype("uint8")).convert("RGB")
 
 
-def viridis(values: Any, low: float | None = None, high: float | None = None) -> Image.Image:
+def viridis(
+    values: Any, low: float | None = None, high: float | None = None
+) -> Image.Image:
     """A feature map's picture. Give `low` and `high` where several maps share a scale."""
-    a = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
-    low, high = float(a.min()) if low is None else low, float(a.max()) if high is None else high
+    a = np.asarray(
+        values.detach().cpu() if hasattr(values, "detach") else values, dtype=float
+    )
+    low, high = (
+        float(a.min()) if low is None else low,
+        float(a.max()) if high is None else high,
+    )
     t = ((a - low) / (high - low or 1)).clip(0, 1) * (len(VIRIDIS) - 1)
     table = np.array([rgb(c) for c in VIRIDIS], dtype=float)
     k = np.minimum(t.astype(int), len(VIRIDIS) - 2)
     part = (t - k)[..., None]
-    return Image.fromarray((table[k] * (1 - part) + table[k + 1] * part).round().astype("uint8"))
+    return Image.fromarray(
+        (table[k] * (1 - part) + table[k + 1] * part).round().astype("uint8")
+    )
 
 
 def label_map(labels: Any, over: Any = None, ignore: int = 255) -> Image.Image:
     """A colour per class. With `over`, classes other than 0 are laid over that picture at 60 %."""
-    a = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels).astype(int)
+    a = np.asarray(
+        labels.detach().cpu() if hasattr(labels, "detach") else labels
+    ).astype(int)
     valid = a != ignore
-    if a.ndim != 2 or a[valid].min(initial=0) < 0 or a[valid].max(initial=0) >= len(CLASSES):
-        raise ValueError(f"expected (H, W) classes 0..{len(CLASSES) - 1}, got {a.shape}, up to {a.max()}")
+    if (
+        a.ndim != 2
+        or a[valid].min(initial=0) < 0
+        or a[valid].max(initial=0) >= len(CLASSES)
+    ):
+        raise ValueError(
+            f"expected (H, W) classes 0..{len(CLASSES) - 1}, got {a.shape}, up to {a.max()}"
+        )
     table = np.array([rgb(c) for c in CLASSES])
     out = table[np.where(valid, a, 0)]
     out[~valid] = 128
@@ -121,15 +140,17 @@ def label_map(labels: Any, over: Any = None, ignore: int = 255) -> Image.Image:
     return Image.fromarray(out.round().astype("uint8"))
 
 
-def drawn_marks(marks: Sequence[Mark], x: float, y: float, scale: float, w: float, h: float) -> str:
+def drawn_marks(
+    marks: Sequence[Mark], x: float, y: float, scale: float, w: float, h: float
+) -> str:
     parts = []
     for m in marks:
         x0, y0, x1, y1 = (float(v) * scale for v in m.box)
-        rect = (
-            f'x="{num(x + x0)}" y="{num(y + y0)}" width="{num(x1 - x0)}" height="{num(y1 - y0)}" fill="none"'
-        )
+        rect = f'x="{num(x + x0)}" y="{num(y + y0)}" width="{num(x1 - x0)}" height="{num(y1 - y0)}" fill="none"'
         dash = ' stroke-dasharray="3 3"' if m.dash else ""
-        parts.append(f'<rect {rect} stroke="#000" stroke-opacity=".6" stroke-width="3"/>')
+        parts.append(
+            f'<rect {rect} stroke="#000" stroke-opacity=".6" stroke-width="3"/>'
+        )
         parts.append(f'<rect {rect} stroke="{m.colour}" stroke-width="1.5"{dash}/>')
         if m.label:
             tw = text_width(m.label, 11) + 6
@@ -152,7 +173,9 @@ def legend(names: Sequence[tuple[str, str]], top: float) -> tuple[str, float]:
         parts.append(
             f'<rect x="{num(x)}" y="{num(y)}" width="11" height="11" fill="{colour}" stroke="currentColor" stroke-opacity=".4"/>'
         )
-        parts.append(f'<text x="{num(x + 16)}" y="{num(y + 10)}" text-anchor="start">{escape(text)}</text>')
+        parts.append(
+            f'<text x="{num(x + 16)}" y="{num(y + 10)}" text-anchor="start">{escape(text)}</text>'
+        )
         x += w
     return "".join(parts), (y + 18 - top if names else 0)
 
@@ -173,7 +196,9 @@ def pictures_svg(
     pictures = [c if isinstance(c, Picture) else Picture(*c) for c in cells]
     images = [picture(p.image) for p in pictures]
     if len({i.size for i in images}) != 1:
-        raise ValueError(f"expected pictures of one size, got {sorted({i.size for i in images})}")
+        raise ValueError(
+            f"expected pictures of one size, got {sorted({i.size for i in images})}"
+        )
     (iw, ih), gap = images[0].size, 6
     side = (WIDTH - gap * (columns - 1)) / columns
     high = side * ih / iw
@@ -186,7 +211,8 @@ def pictures_svg(
     for k, (p, image) in enumerate(zip(pictures, images, strict=True)):
         col, line = k % columns, k // columns
         sheet.paste(
-            image if exact else image.resize((pw, ph), Image.Resampling.LANCZOS), (col * pw, line * ph)
+            image if exact else image.resize((pw, ph), Image.Resampling.LANCZOS),
+            (col * pw, line * ph),
         )
         x, y = col * (side + gap) + 2, line * (high + foot)
         under.append(
@@ -195,7 +221,9 @@ def pictures_svg(
         )
         over.append(drawn_marks(p.marks, x, y, side / iw, side, high))
         if p.label:
-            over.append(f'<text x="{num(x + side / 2)}" y="{num(y + high + 14)}">{escape(p.label)}</text>')
+            over.append(
+                f'<text x="{num(x + side / 2)}" y="{num(y + high + 14)}">{escape(p.label)}</text>'
+            )
     buf = io.BytesIO()
     if exact:
         sheet.save(buf, "WEBP", lossless=True, method=6)
@@ -208,9 +236,16 @@ def pictures_svg(
         f'xlink:href="data:image/webp;base64,{code}"/>'
     )
     h = (high + foot) * lines
-    key, key_height = legend([(n, CLASSES[k]) for k, n in enumerate(classes) if n], h + 2)
+    key, key_height = legend(
+        [(n, CLASSES[k]) for k, n in enumerate(classes) if n], h + 2
+    )
     top = head(
-        slug, title, desc, WIDTH + 4, h + key_height, more=' xmlns:xlink="http://www.w3.org/1999/xlink"'
+        slug,
+        title,
+        desc,
+        WIDTH + 4,
+        h + key_height,
+        more=' xmlns:xlink="http://www.w3.org/1999/xlink"',
     )
     return (
         f"{top}<defs>{image_tag}</defs>\n{''.join(under)}\n"

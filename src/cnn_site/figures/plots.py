@@ -43,7 +43,8 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 1.0,
     "legend.frameon": False,
     "axes.prop_cycle": cycler(
-        color=SERIES.values(), linestyle=["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))]
+        color=SERIES.values(),
+        linestyle=["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))],
     ),
 }
 DROP = {
@@ -66,7 +67,11 @@ def colour(value: str) -> str:
 
 def shorten(value: str, digits: int = 1) -> str:
     value = re.sub(r"-?\d+\.\d+", lambda m: f"{round(float(m[0]), digits):g}", value)
-    return re.sub(r"\s+", " ", re.sub(r"\s*([A-Za-z])\s*", r"\1", value)) if value[:1] == "M" else value
+    return (
+        re.sub(r"\s+", " ", re.sub(r"\s*([A-Za-z])\s*", r"\1", value))
+        if value[:1] == "M"
+        else value
+    )
 
 
 def clean(el: ET.Element, prefix: str, used: set[str]) -> None:
@@ -90,7 +95,9 @@ def clean(el: ET.Element, prefix: str, used: set[str]) -> None:
         el.text = None
     for key, value in list(el.attrib.items()):
         if key == "id":
-            el.attrib.pop(key) if value not in used else el.set(key, f"{prefix}-{value}")
+            el.attrib.pop(key) if value not in used else el.set(
+                key, f"{prefix}-{value}"
+            )
         elif key == "style":
             rules = []
             for rule in re.sub(r"\s*([:;])\s*", r"\1", value).strip(";").split(";"):
@@ -107,7 +114,9 @@ def clean(el: ET.Element, prefix: str, used: set[str]) -> None:
         if "#" in link and key != "id":
             el.set(key, re.sub(r"(^#|url\(#)([^)]+)", rf"\1{prefix}-\2", link))
         if key.endswith("}href"):
-            el.set("xlink:href", el.attrib.pop(key))  # a plain href stops instant navigation
+            el.set(
+                "xlink:href", el.attrib.pop(key)
+            )  # a plain href stops instant navigation
 
 
 def plot_svg(fig: Plot, slug: str, title: str, desc: str) -> str:
@@ -120,8 +129,17 @@ def plot_svg(fig: Plot, slug: str, title: str, desc: str) -> str:
     w, h = (float(v) for v in root.attrib["viewBox"].split()[2:])
     clean(root, i, set(re.findall(r'(?:href="#|url\(#)([^")]+)', buf.getvalue())))
     body = "\n".join(ET.tostring(e, encoding="unicode") for e in root)
-    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body).replace("ns0:", "").replace("svg:", "")
+    body = (
+        re.sub(r' xmlns(:\w+)?="[^"]*"', "", body)
+        .replace("ns0:", "")
+        .replace("svg:", "")
+    )
     top = head(
-        slug, title, desc, w, h, more=' xmlns:xlink="http://www.w3.org/1999/xlink" stroke-linejoin="round"'
+        slug,
+        title,
+        desc,
+        w,
+        h,
+        more=' xmlns:xlink="http://www.w3.org/1999/xlink" stroke-linejoin="round"',
     )
     return f"{top}\n{body}</svg>\n"

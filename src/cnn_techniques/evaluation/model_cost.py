@@ -35,9 +35,8 @@ def _convolution_macs(out: Tensor, x: Tensor, weight: Tensor, *options: Any) -> 
 
 
 def _product_macs(out: Tensor, *factors: Tensor) -> int:
-    return (
-        out.numel() * factors[-2].shape[-1]
-    )  # an entry sums over the shared dimension
+    # Each entry of the result is a sum over the dimension that the factors share.
+    return out.numel() * factors[-2].shape[-1]
 
 
 def _attention_macs(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options: Any) -> int:

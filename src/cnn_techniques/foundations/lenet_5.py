@@ -64,16 +64,15 @@ def _lenet5_check(x: Tensor, channels: int) -> None:
         raise ValueError(f"expected (N, {channels}, 32, 32), got {tuple(x.shape)}")
 
 
-# Table I: the maps of S2 that each of the 16 maps of C3 sees.
-LENET5_TABLE = [
-    [int(map_of_s2) for map_of_s2 in row]
-    for row in (
-        "012 123 234 345 045 015 "  # three neighbours
-        "0123 1234 2345 0345 0145 0125 "  # four neighbours
-        "0134 1245 0235 "  # four, with a gap
-        "012345"
-    ).split()
-]
+# Table I: the maps of S2 that each of the 16 maps of C3 sees: three neighbours in the
+# ring of six, four neighbours, four with a gap, all.
+_LENET5_ROWS = """
+012 123 234 345 045 015
+0123 1234 2345 0345 0145 0125
+0134 1245 0235
+012345
+"""
+LENET5_TABLE = [[int(m) for m in row] for row in _LENET5_ROWS.split()]
 
 # Targets of F6: each digit on 7 x 12 pixels, +1 where there is ink, -1 elsewhere.
 # Drawn anew: the idea is the paper's (figure 3), the pixels are not.

@@ -1,0 +1,134 @@
+"""The page runner sees every fence a reader sees, runs it as shown and compares what it prints."""
+
+from pathlib import Path
+
+import pytest
+
+from cnn_site.fences import PageParser, unlabelled
+from cnn_site.runner import FenceError, run_block, unlike
+
+PARSER = PageParser()
+
+PAGE = """---
+title: Page
+---
+
+```py
+print(1)
+```
+
+```{.text .output}
+1
+```
+
+=== "Tab"
+
+    ```{.py title="x.py" hl_lines="1"}
+    print(2)
+    ```
+
+??? answer "Answer"
+
+    ```py
+    print(3)
+    ```
+
+    ```{.text .output}
+    3
+    ```
+
+- item
+
+    ```py
+    print(4)
+    ```
+
+```{.py .excerpt}
+print(2)
+```
+
+```{.py .notest}
+print(5)
+```
+
+```bash
+ls
+```
+"""
+
+
+def test_fences_in_tabs_admonitions_and_lists_are_found() -> None:
+    blocks = PARSER.blocks(PAGE)
+    assert [b.code.strip() for b in blocks if b.runs] == [
+        "print(1)",
+        "print(2)",
+        "print(3)",
+        "print(4)",
+    ]
+    assert [b.output and b.output.strip() for b in blocks if b.runs] == [
+        "1",
+        None,
+        "3",
+        None,
+    ]
+    assert [b.title for b in blocks if b.title] == ["x.py"]
+    assert [b.language for b in blocks][-1] == "bash"
+
+
+def test_a_block_knows_the_line_of_its_head() -> None:
+    lines = PAGE.split("\n")
+    for block in PARSER.blocks(PAGE):
+        assert "```" in lines[block.line - 1]
+
+
+def test_an_excerpt_must_be_contiguous_and_unchanged() -> None:
+    block = PARSER.blocks("```py\ndef f():\n    a = 1\n    b = 2\n    return a\n```\n")[
+        0
+    ]
+    assert block.contains("a = 1\nb = 2\n")
+    assert block.contains("    a = 1\n    b = 2\n")
+    assert not block.contains("a = 1\nreturn a\n")
+    assert not block.contains("a = 1  # changed\n")
+
+
+def test_a_fence_without_a_language_is_named() -> None:
+    assert unlabelled("```py\nx\n```\n\n```\ny\n```\n") == [5]
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown", "same"),
+    [
+        ("loss 0.12345", "loss 0.12345", True),
+        ("loss 0.123451", "loss 0.123456", True),
+        ("loss 0.1234", "loss 0.1236", False),
+        ("loss 0.1234", "gain 0.1234", False),
+        ("12 of 13", "12 of 14", False),
+        ("(2, 64)", "(2, 64)", True),
+        ("1 2", "1 2 3", False),
+        ("0.0", "0.0001", False),
+        ("-0.5", "0.5", False),
+    ],
+)
+def test_numbers_may_differ_by_one_in_ten_thousand_and_text_not_at_all(
+    printed: str, shown: str, same: bool
+) -> None:
+    assert (unlike(printed, shown) == "") is same
+
+
+def test_an_error_names_the_line_of_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    block = PARSER.blocks("text\n\n```py\nx = 1\nx / 0\n```\n")[0]
+    with pytest.raises(FenceError) as caught:
+        run_block(block, page, {})
+    last = caught.value.__cause__.__traceback__
+    while last.tb_next:
+        last = last.tb_next
+    assert (last.tb_frame.f_code.co_filename, last.tb_lineno) == (str(page), 5)
+
+
+def test_a_type_error_does_not_run_a_block_twice(tmp_path: Path) -> None:
+    seen: list[int] = []
+    block = PARSER.blocks("```py\nseen.append(1)\nlen(3)\n```\n")[0]
+    with pytest.raises(FenceError):
+        run_block(block, tmp_path / "page.md", {"seen": seen})
+    assert seen == [1]
