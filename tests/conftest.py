@@ -22,7 +22,6 @@ def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mkdocs",
         "build",
         "--strict",
-        "-q",
         "-d",
         str(folder),
     ]

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
 
-from . import CATEGORIES, ROOT, arcs, glyphs, pages, snake
+from . import CATEGORIES, ROOT, glyphs, pages, snake
 from .fences import Block, page_blocks, runnable
 from .pages import SiteError, Technique
 

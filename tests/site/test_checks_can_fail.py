@@ -59,7 +59,7 @@ def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def build(site: Path) -> subprocess.CompletedProcess[str]:
-    return run(site, "mkdocs", "build", "--strict", "-q", "-d", str(site / "out"))
+    return run(site, "mkdocs", "build", "--strict", "-d", str(site / "out"))
 
 
 def replaced(path: str, old: str, new: str) -> Callable[[Path], None]:
