@@ -1,5 +1,4 @@
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from cnn_techniques.training import Mixup
@@ -7,7 +6,7 @@ from cnn_techniques.training import Mixup
 # --8<-- [start:usage]
 torch.manual_seed(0)
 mix = Mixup(classes=10, alpha=0.2)
-net = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8, 10))
+net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8 * 8, 10))
 sgd = torch.optim.SGD(net.parameters(), lr=0.1)
 images = torch.rand(16, 1, 8, 8)  # these two stand for a data loader
 labels = torch.randint(10, (16,))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 VERSION = 1
 Json = dict[str, Any]
@@ -44,6 +43,8 @@ def interval(values: Sequence[float]) -> Json:
 
     Raises: ValueError for fewer than two values, or one that is not finite.
     """
+    from scipy.special import stdtrit  # here: the rest works beside a bare torch
+
     n = len(values)
     if n < 2 or not all(math.isfinite(v) for v in values):
         raise ValueError(f"need at least two finite values, got {list(values)}")

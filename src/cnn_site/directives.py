@@ -550,18 +550,17 @@ def catalogue(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def _cost(t: Technique) -> dict[str, Any]:
-    """The formula of the front matter, else the parameters of the page's first variant."""
-    told = (t.facts or {}).get("cost", "")
-    if told and "[[" not in told:
-        return {"cost": re.split(r" (?:parameters|weights)\b", told)[0], "sort": ""}
-    variants = (
-        list(t.record.get("computed", {}).get("cost", {}).values()) if t.facts else []
-    )
-    params = variants[0].get("params") if variants else None
-    if not params:
+    """What the front matter's cost says of parameters: a number of the record, or a formula; empty for a practice."""
+    told = re.match(r"(.+?) (?:parameters|weights)\b", (t.facts or {}).get("cost", ""))
+    if not told:
         return {"cost": "", "sort": ""}
-    shown = f"{params / 1e6:.2f} M" if params >= 1e5 else f"{params / 1e3:.1f} k"
-    return {"cost": shown, "sort": params}
+    traced = re.fullmatch(r"\[\[=([^\]]+)\]\] ?([kMG]?)", told[1])
+    if not traced:
+        return {"cost": told[1], "sort": ""}
+    shown = inline_number(Page("", "", t.slug), traced[1])[0]
+    scale = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[traced[2]]
+    size = float(shown.replace(",", "")) * scale
+    return {"cost": f"{shown} {traced[2]}".strip(), "sort": size}
 
 
 def cards(page: Page, arguments: list[str], settings: Any) -> str:

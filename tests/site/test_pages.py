@@ -38,7 +38,7 @@ ALWAYS = {
 }
 TECHNIQUES = [t for t in pages.techniques() if t.path.exists()]
 SLUGS = [t.slug for t in TECHNIQUES]
-MARKDOWN = sorted(p for p in (ROOT / "docs").rglob("*.md")) + [ROOT / "README.md"]
+MARKDOWN = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 each_technique = pytest.mark.parametrize("t", TECHNIQUES, ids=SLUGS)
 each_page = pytest.mark.parametrize(
     "page", MARKDOWN, ids=lambda p: str(p.relative_to(ROOT))
