@@ -17,8 +17,6 @@ for step in range(3):
     sgd.zero_grad()
     loss.backward()
     sgd.step()
-    print(
-        f"step {step}: loss {loss:.4f}, label of the first image {y[0].max():.3f} one class"
-    )
+    print(f"step {step}: loss {loss:.4f}, largest label of image 0 {y[0].max():.3f}")
 print(tuple(x.shape), tuple(y.shape))
 # --8<-- [end:usage]

@@ -138,6 +138,10 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         log.warning(
             f"docs/{t.slug}.md: the blocks shown are not those of its record; run: pytest --update-evidence docs/{t.slug}.md"
         )
+    if not t.keys:
+        raise SiteError(
+            f"docs/{t.slug}.md: papers (or sources) is empty; the first one is what the page is about"
+        )
     key = t.keys[0]
     return fill(
         "technique",

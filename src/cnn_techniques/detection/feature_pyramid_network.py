@@ -9,6 +9,7 @@ every pyramid level.
 # --8<-- [start:imports]
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -99,7 +100,7 @@ class FeaturePyramidP6P7(nn.Module):
 
     def forward(self, c5: Tensor, p5: Tensor) -> list[Tensor]:
         p6 = self.p6(c5 if self.from_c5 else p5)
-        return [p6, self.p7(F.relu(p6))]
+        return [p6, self.p7(torch.relu(p6))]
 
 
 class FeaturePyramidPool(nn.Module):
