@@ -65,7 +65,7 @@ figure, axes = plt.subplots(2, 4, figsize=(6, 3.6), layout="constrained")
 for ax in axes.flat:
     ax.axis("off")
 for ax, i in zip(axes.flat, worst.tolist(), strict=False):
-    ax.imshow(scans[i, 0], cmap="gray_r")
+    ax.imshow(scans[i, 0].numpy(), cmap="gray_r")
     ax.set_title(f"{truth[i]} read as {guesses[i]}, {confidence[i]:.0%}", fontsize=8)
 plt.show()
 print(f"{len(wrong)} of {len(truth)} read wrongly")

@@ -98,14 +98,14 @@ def test_the_layers_are_those_of_the_papers_table(evidence, paper: LeNet5Paper) 
         "params": 0,
         "connections": paper.codes.numel(),
     }
-    rows["lenet5_paper"] = {
+    rows["together"] = {
         "name": "Together",
         "maps": "",
         "params": count(paper),
         "connections": sum(r["connections"] for r in rows.values()),
     }
-    assert rows["lenet5_paper"]["params"] == 60_000
-    assert rows["lenet5_paper"]["connections"] == 340_908
+    assert rows["together"]["params"] == 60_000
+    assert rows["together"]["connections"] == 340_908
     evidence.computed("layers", rows)
 
 
@@ -113,7 +113,7 @@ def test_the_networks_cost_what_the_page_says(evidence) -> None:
     today = model_cost(LeNet5(), torch.zeros(1, 1, 32, 32))
     original = model_cost(LeNet5Paper(), torch.zeros(1, 1, 32, 32))
     assert today.params == 61_706
-    rows = {"lenet5_paper": ("The paper's", original), "lenet5": ("Today's", today)}
+    rows = {"paper": ("The paper's", original), "today": ("Today's", today)}
     evidence.computed(
         "cost",
         {

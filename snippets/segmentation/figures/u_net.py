@@ -1,3 +1,10 @@
+import base64
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
 from cnn_site.figures import Figure, chain, conv, data, grid, link
 
 contracting = [
@@ -36,4 +43,39 @@ figure = Figure(
         for down, up in zip(contracting, expanding, strict=True)
     ]
     + [link(contracting[3], bottom, "bl", "pool")],
+)
+
+
+def predictions(result, arguments):
+    """Four scenes of the recorded run: image, true classes, and the classes that the network of seed 0 gives."""
+    from cnn_lab.data import scenes
+    from cnn_site.figures.pictures import Picture, label_map, pictures_svg
+
+    size = arguments["size"]
+    kind = {"objects": tuple(arguments["objects"]), "side": tuple(arguments["side"])}
+    unseen = scenes(4, size, seed=0, split="test", **kind)
+    raw = zlib.decompress(base64.b64decode(result["first"]))
+    predicted = np.frombuffer(raw, np.uint8).reshape(4, size, size)
+    rows = [
+        [Picture("image", image[0].numpy()) for image in unseen.images],
+        [Picture("truth", label_map(mask)) for mask in unseen.masks],
+        [Picture("prediction", label_map(mask)) for mask in predicted],
+    ]
+    return pictures_svg(
+        "u-net-predictions",
+        "Four unseen scenes, their true classes and those predicted",
+        "Three rows of four pictures: scenes of handwritten digits, the class of every pixel in one colour a digit, "
+        "and the classes that a trained network predicts.",
+        [picture for row in rows for picture in row],
+        columns=4,
+        classes=["", *"0123456789"],
+    )
+
+
+RECORD = Path(__file__).parents[3] / "docs" / "evidence" / "segmentation" / "u-net.json"
+measured = json.loads(RECORD.read_text("utf-8")).get("measured", {}).get("scenes")
+figures = (
+    {"predictions": predictions(measured["result"], measured["arguments"])}
+    if measured
+    else {}
 )

@@ -1,5 +1,14 @@
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
 from cnn_lab.data import digits
+from cnn_lab.record import interval
 from cnn_site.figures.pictures import pictures_svg
+from cnn_site.figures.plots import STYLE, plot_svg
+
+RECORD = Path(__file__).parents[3] / "docs" / "evidence" / "training" / "mixup.json"
 
 
 def blends():
@@ -25,3 +34,36 @@ svg = pictures_svg(
     list(blends()),
     columns=5,
 )
+
+
+def curves(arms):
+    """Accuracy on the test digits after each epoch, with half of the labels random."""
+    names = {
+        "plain_wrong": "plain",
+        "cifar_wrong": "Mixup, α = 1",
+        "strong_wrong": "Mixup, α = 8",
+    }
+    with plt.rc_context(STYLE):
+        fig, ax = plt.subplots()
+        for arm, name in names.items():
+            seeds = arms[arm]["curve"]
+            rows = [
+                interval([100 * v for v in epoch]) for epoch in zip(*seeds, strict=True)
+            ]
+            epochs = range(1, len(rows) + 1)
+            (line,) = ax.plot(epochs, [r["mean"] for r in rows], label=name)
+            low, high = [r["low"] for r in rows], [r["high"] for r in rows]
+            ax.fill_between(epochs, low, high, alpha=0.15, color=line.get_color(), lw=0)
+        ax.set(xlabel="epoch", ylabel="accuracy, %", ylim=(50, 100))
+        ax.legend(loc="lower center")
+        return plot_svg(
+            fig,
+            "mixup-curves",
+            "Accuracy with half of the training labels random",
+            "Three curves over the epochs, with their 95 % intervals: plain training ends lowest, "
+            "Mixup with a share of 1 above it and Mixup with 8 highest.",
+        )
+
+
+measured = json.loads(RECORD.read_text("utf-8")).get("measured", {})
+figures = {"curves": curves(measured["digits"]["result"]["arms"])} if measured else {}
