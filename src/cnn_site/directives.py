@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
 
-from . import CATEGORIES, ROOT, glyphs, pages, snake
+from . import CATEGORIES, ROOT, arcs, glyphs, pages, snake
 from .fences import Block, page_blocks, runnable
 from .pages import SiteError, Technique
 
@@ -741,20 +741,26 @@ def order(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def prerequisites(page: Page, arguments: list[str], settings: Any) -> str:
-    """The graph of `builds_on` as a tree: each technique under the first one it builds on, the others named beside it."""
-    there = [t for t in pages.techniques() if t.facts]
-    shown = {t.slug: t for t in there} | {
-        s: pages.technique(s) for t in there for s in t.builds_on
-    }
-    children: dict[str, list[Technique]] = {slug: [] for slug in shown}
-    roots = []
-    for t in shown.values():
-        (children[t.builds_on[0]] if t.builds_on else roots).append(t)
+    """The graph of `builds_on`: the pages there are and the planned ones they need, each below those it builds on."""
+    there = {t.slug: t for t in pages.techniques() if t.facts}
+    needed = {s for t in there.values() for s in t.builds_on}
+    joined = [
+        t
+        for t in pages.techniques()
+        if t.slug in needed or (t.slug in there and t.builds_on)
+    ]
+    try:
+        order = arcs.sequence({t.slug: t.builds_on for t in joined})
+    except ValueError as error:
+        raise SiteError(f"builds_on: {error}") from error
+    order += [slug for slug in there if slug not in order]
+    before = {slug: pages.technique(slug).builds_on for slug in order}
     return fill(
         "prerequisites",
-        roots=roots,
-        children=children,
-        also=lambda t: [shown[s] for s in t.builds_on[1:]],
+        svg=arcs.svg(order, before, [s for s in order if s not in there]),
+        rows=[
+            (pages.technique(s), [pages.technique(b) for b in before[s]]) for s in order
+        ],
     )
 
 

@@ -284,20 +284,16 @@ def unlike(printed: str, shown: str) -> str:
 def rewrite_output(page: Path, block: Block, printed: str) -> None:
     """Puts what a block printed into the `.output` fence below it."""
     lines = page.read_text(encoding="utf-8").split("\n")
+    # Outputs written before this one have moved the block: find it again by its code.
+    start = next(b.line for b in page_blocks(page) if b.code == block.code)
     head = next(
-        n
-        for n in range(block.line, len(lines))
-        if re.match(r"\s*`{3,}.*\.output", lines[n])
+        n for n in range(start, len(lines)) if re.match(r"\s*`{3,}.*\.output", lines[n])
     )
     indent = re.match(r"\s*", lines[head])[0]  # type: ignore[index]
-    end = next(
-        n for n in range(head + 1, len(lines)) if lines[n].strip().startswith("```")
-    )
-    lines[head + 1 : end] = [
-        indent + line if line else "" for line in printed.rstrip("\n").split("\n")
-    ]
+    end = next(n for n in range(head + 1, len(lines)) if lines[n].strip() == "```")
+    shown = printed.rstrip("\n").split("\n")
+    lines[head + 1 : end] = [indent + line if line else "" for line in shown]
     page.write_text("\n".join(lines), encoding="utf-8")
-    parser.cache_clear()
 
 
 @pytest.hookimpl(trylast=True)

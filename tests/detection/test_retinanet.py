@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection import _utils as theirs
 from torchvision.models.detection.backbone_utils import (
@@ -43,7 +44,7 @@ def narrow(num_classes: int = 10) -> RetinaNet:
     body = ResNet(BasicBlock, (1, 1, 1, 1), width=16, in_channels=1)
     pyramid = FeaturePyramidNetwork([32, 64, 128], 32)
     backbone = RetinaNetBackbone(body, pyramid)
-    sizes, std = (12, 20, 32), (2 / (9 * 32)) ** 0.5
+    sizes, std = (14, 22, 34), (2 / (9 * 32)) ** 0.5
     return RetinaNet(backbone, 32, num_classes, anchor_sizes=sizes, tower_std=std)
 
 
@@ -552,6 +553,9 @@ def test_refuses_what_does_not_fit() -> None:
 # ---------------------------------------------------------------- the record
 
 
+OBJECTS, SIDE = (1, 3), (0.3, 0.55)  # digits a scene; their height in parts of it
+
+
 def train_one(
     size: int,
     count: int,
@@ -569,7 +573,7 @@ def train_one(
 
     torch.manual_seed(seed)
     model = narrow()
-    train = scenes(count, size, seed=seed)
+    train = scenes(count, size, seed=seed, objects=OBJECTS, side=SIDE)
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
     total = steps(count, epochs=epochs, batch_size=batch_size)
     history = fit(
@@ -578,11 +582,11 @@ def train_one(
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
-        schedule=torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total),
+        schedule=OneCycleLR(optimizer, lr, total, pct_start=0.1),
         loss=lambda net, x, y: sum(retinanet_loss(net(x), y).values()),
         seed=seed,
     )
-    test = scenes(test_count, size, seed=0, split="test")
+    test = scenes(test_count, size, 0, "test", OBJECTS, SIDE)
     found = predict(Detector(model), test.images, 50)
     metric = MeanAveragePrecision(backend="pycocotools")
     metric.update(found, test.targets)
@@ -629,7 +633,12 @@ def train_all(seeds: list[int], **settings) -> dict[str, object]:
     return {
         "seeds": len(seeds),
         "size": settings["size"],
-        "test_seed": 0,
+        "objects": OBJECTS,
+        "side": SIDE,
+        "scenes": settings["count"],
+        "epochs": settings["epochs"],
+        "test_scenes": settings["test_count"],
+        "params": sum(p.numel() for p in narrow().parameters()),
         "arms": {"retinanet": row},
         "predictions": runs[0]["predictions"],
     }
@@ -640,12 +649,13 @@ def test_record_a_narrow_retinanet_finds_digits_in_scenes_it_has_not_seen(
     evidence,
 ) -> None:
     pytest.importorskip("torchmetrics")
+    # Chosen with other scenes of training digits (seeds 1000 and 999), before this run.
     arguments = {
         "size": 64,
-        "count": 4000,
-        "epochs": 12,
-        "batch_size": 16,
-        "lr": 0.004,
+        "count": 3000,
+        "epochs": 8,
+        "batch_size": 8,
+        "lr": 0.002,
         "test_count": 300,
         "seeds": [0, 1, 2, 3, 4],
     }

@@ -39,7 +39,8 @@ def predictions(result: dict) -> str:
     from cnn_site.figures.pictures import Mark, Picture, pictures_svg
 
     first = result["predictions"]
-    seen = scenes(len(first), result["size"], seed=result["test_seed"], split="test")
+    settings = result["size"], 0, "test", result["objects"], result["side"]
+    seen = scenes(len(first), *settings)
     cells = []
     for image, truth, labels, found in zip(
         seen.images, seen.boxes, seen.labels, first, strict=True

@@ -223,7 +223,7 @@ class RetinaNet(nn.Module):
         logits = [self.head["classification_head"](level) for level in levels]
         offsets = [self.head["regression_head"](level) for level in levels]
         anchors = [
-            retinanet_anchors((level.shape[2], level.shape[3]), size, side).to(level)
+            retinanet_anchors((level.shape[2], level.shape[3]), size, side).to(images)
             for level, side in zip(levels, self.anchor_sizes, strict=True)
         ]
         sizes = [len(a) for a in anchors]
