@@ -348,6 +348,10 @@ def time_networks(rounds: int, repeats: int) -> dict[str, Any]:
                 **interval(runs[key]),
             },
             "ratio": {"values": ratios, **interval(ratios)},
+            "median_ms": statistics.median(runs[key]),
+            "ratio_low": interval(ratios)["low"],
+            "ratio_mean": interval(ratios)["mean"],
+            "ratio_high": interval(ratios)["high"],
             "gmacs_per_second": statistics.median(macs / ms / 1e6 for ms in runs[key]),
         }
     return {"arms": arms}

@@ -234,7 +234,7 @@ class RetinaNet(nn.Module):
 def retinanet_loss(
     output: RetinaNetOutput, targets: Sequence[dict[str, Tensor]], gamma: float = 2.0
 ) -> dict[str, Tensor]:
-    """Focal loss of the decided anchors, L1 of the matched ones, a matched anchor.
+    """Focal loss of the decided anchors, L1 of the matched; both per matched anchor.
 
     Args:
         output: of RetinaNet.
