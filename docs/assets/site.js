@@ -71,6 +71,11 @@
   on("input", ".cat", cat => apply(cat));
   on("click", "button", press);
   addEventListener("hashchange", restore);
-  const start = () => { restore(); guess(); };
+  addEventListener("resize", () => setTimeout(reachable, 300));
+  function reachable() {                                 // a long program scrolls: with the keyboard too
+    for (const code of all(".run pre > code")) if (code.scrollHeight > code.clientHeight + 1) code.tabIndex = 0;
+  }
+
+  const start = () => { restore(); guess(); setTimeout(reachable, 300); };  // after the theme, which takes tabindex away
   window.document$ ? document$.subscribe(start) : start();
 })();

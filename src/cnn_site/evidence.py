@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from .equivalence import Comparison
 
 SCHEMA = 1
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "torchmetrics",
-    "scikit-learn",
-    "pycocotools",
-    "scipy",
-)
+PACKAGES = {
+    name: {"sklearn": "scikit-learn"}.get(name, name)
+    for name in (
+        "torch",
+        "torchvision",
+        "timm",
+        "torchmetrics",
+        "sklearn",
+        "pycocotools",
+    )
+}
 FOLDER = ROOT / "docs" / "evidence"
 Json = dict[str, Any]
 
@@ -139,7 +141,7 @@ class Evidence:
             name,
             facts,
             compared=lambda row: {k: row.get(k) for k in keep},
-            stamp=reference.split(".")[0],
+            stamp=reference,
         )
 
     def measured(self, name: str, *, arguments: Json, run: Callable[..., Json]) -> Json:
@@ -210,7 +212,8 @@ class Evidence:
             from cnn_lab.record import environment
 
             now = environment()
-            package = stamp if stamp in PACKAGES else "torch"
+            named = re.match(r"\w+", stamp)
+            package = PACKAGES.get(named[0] if named else "", "torch")
             new = {
                 **new,
                 "version": f"{package} {version(package)}",

@@ -102,6 +102,7 @@ def test_no_page_is_wider_than_a_phone(path: str, visit: New) -> None:
 def test_axe_finds_nothing_serious(path: str, scheme: str, visit: New) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = visit(scheme=scheme).go(path)
+    page.wait_for_timeout(500)  # the site's script makes long programs reachable
     found = axe.Axe().run(page).response["violations"]
     serious = [
         f"{v['id']} ({v['impact']}): {v['help']}: {[n['html'][:160] for n in v['nodes'][:3]]}"

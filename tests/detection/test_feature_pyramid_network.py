@@ -99,8 +99,8 @@ def test_weights_of_torchvisions_pyramid_load_strictly() -> None:
 def test_parameter_count_is_the_formula(evidence) -> None:
     rows = {}
     for key, name, widths in [
-        ("resnet18", "ResNet-18, ResNet-34", [128, 256, 512]),
-        ("resnet50", "ResNet-50, -101, -152", [512, 1024, 2048]),
+        ("resnet18", "ResNet-18, 34", [128, 256, 512]),
+        ("resnet50", "ResNet-50 to 152", [512, 1024, 2048]),
     ]:
         with torch.device("meta"):
             plain = FeaturePyramidNetwork(widths, 256)

@@ -311,58 +311,54 @@ def test_refuses_what_it_cannot_measure(
 # ---------------------------------------------------------------- the record
 
 
-def time_networks(rounds: int, repeats: int) -> dict[str, Any]:
-    """Rounds over all networks in turn, so that what slows the machine for a while slows all of them."""
-    from cnn_lab.record import interval
+# Before this design, three runs of seven rounds reported the mean ratio and its t interval.
+# MobileNetV2 to ResNet-18: 0.38 (0.31 to 0.45), 0.45 (0.31 to 0.59), 0.59 (0.02 to 1.15).
+# In the last, other work in one round decided nothing: hence medians of more rounds.
+def time_networks(rounds: int, repeats: int, spare: int) -> dict[str, Any]:
+    """Rounds over all networks in turn: what slows the machine slows all of them.
 
+    The interval of a median leaves out `spare` rounds at each end.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         image = torch.rand(1, 3, 224, 224)
-        names = (
-            "resnet18",
-            "resnet50",
-            "mobilenet_v2",
-            "efficientnet_b0",
-            "convnext_tiny",
-        )
-        networks = {key: torchvision.models.get_model(key).eval() for key in names}
+        networks = {
+            key: torchvision.models.get_model(key).eval()
+            for key in (
+                "resnet18",
+                "resnet50",
+                "mobilenet_v2",
+                "efficientnet_b0",
+                "convnext_tiny",
+            )
+        }
         runs: dict[str, list[float]] = {key: [] for key in networks}
         for _ in range(rounds):
             for key, network in networks.items():
-                runs[key].append(
-                    1000 * latency(network, image, repeats=repeats, warmup=3).median
-                )
+                timing = latency(network, image, repeats=repeats, warmup=1)
+                runs[key].append(1000 * timing.median)
     finally:
         torch.set_num_threads(threads)
     arms = {}
     for key, network in networks.items():
         ratios = [a / b for a, b in zip(runs[key], runs["resnet18"], strict=True)]
-        macs = model_cost(network, image).macs
         arms[key] = {
             "name": NETWORKS[key][0],
-            "macs": macs,
-            "milliseconds": {
-                "values": runs[key],
-                "median": statistics.median(runs[key]),
-                **interval(runs[key]),
-            },
-            "ratio": {"values": ratios, **interval(ratios)},
-            "median_ms": statistics.median(runs[key]),
-            "ratio_low": interval(ratios)["low"],
-            "ratio_mean": interval(ratios)["mean"],
-            "ratio_high": interval(ratios)["high"],
-            "gmacs_per_second": statistics.median(macs / ms / 1e6 for ms in runs[key]),
+            "macs": model_cost(network, image).macs,
+            "milliseconds": statistics.median(runs[key]),
+            "ratio": statistics.median(ratios),
+            "ratio_low": sorted(ratios)[spare],
+            "ratio_high": sorted(ratios)[-1 - spare],
+            "rounds": {"milliseconds": runs[key], "ratios": ratios},
         }
     return {"arms": arms}
 
 
 @pytest.mark.record
 def test_record_time_does_not_follow_multiply_adds(evidence: Any) -> None:
-    arms = evidence.measured(
-        "latency", arguments={"rounds": 7, "repeats": 10}, run=time_networks
-    )["arms"]
-    macs = arms["mobilenet_v2"]["macs"] / arms["resnet18"]["macs"]
-    assert (
-        arms["mobilenet_v2"]["ratio"]["low"] > macs
-    )  # it saves fewer seconds than multiply-adds
+    # Of 15 rounds the 4th to the 12th hold the true median with a probability of 96 %.
+    arguments = {"rounds": 15, "repeats": 5, "spare": 3}
+    result = evidence.measured("latency", arguments=arguments, run=time_networks)
+    mobile, resnet = result["arms"]["mobilenet_v2"], result["arms"]["resnet18"]
+    assert mobile["ratio_low"] > mobile["macs"] / resnet["macs"]

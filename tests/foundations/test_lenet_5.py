@@ -29,12 +29,12 @@ DEVICE_CASES = {
     ),
 }
 LAYERS = {  # section II-B: maps, trainable parameters, connections
-    "c1": ("C1, convolution", (6, 28, 28), 156, 122_304),
-    "s2": ("S2, sub-sampling", (6, 14, 14), 12, 5_880),
-    "c3": ("C3, convolution by table I", (16, 10, 10), 1_516, 151_600),
-    "s4": ("S4, sub-sampling", (16, 5, 5), 32, 2_000),
-    "c5": ("C5, convolution", (120, 1, 1), 48_120, 48_120),
-    "f6": ("F6, fully connected", (84,), 10_164, 10_164),
+    "c1": ("C1", (6, 28, 28), 156, 122_304),
+    "s2": ("S2", (6, 14, 14), 12, 5_880),
+    "c3": ("C3", (16, 10, 10), 1_516, 151_600),
+    "s4": ("S4", (16, 5, 5), 32, 2_000),
+    "c5": ("C5", (120, 1, 1), 48_120, 48_120),
+    "f6": ("F6", (84,), 10_164, 10_164),
 }
 
 
@@ -93,7 +93,7 @@ def test_the_layers_are_those_of_the_papers_table(evidence, paper: LeNet5Paper) 
             "connections": arcs[key],
         }
     rows["output"] = {
-        "name": "Output, radial basis",
+        "name": "Output",
         "maps": "10",
         "params": 0,
         "connections": paper.codes.numel(),

@@ -1,1 +1,3 @@
 """compression"""
+
+from .knowledge_distillation import distillation_loss as distillation_loss

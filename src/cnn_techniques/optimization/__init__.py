@@ -1,1 +1,3 @@
 """optimization"""
+
+from .adamw import AdamW as AdamW

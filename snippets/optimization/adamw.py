@@ -1,0 +1,34 @@
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cnn_techniques.optimization import AdamW
+
+# --8<-- [start:usage]
+torch.manual_seed(0)
+net = nn.Sequential(
+    nn.Conv2d(1, 16, 3, padding=1),
+    nn.BatchNorm2d(16),
+    nn.ReLU(),
+    nn.AdaptiveAvgPool2d(1),
+    nn.Flatten(),
+    nn.Linear(16, 10),
+)
+matrices = [p for p in net.parameters() if p.ndim > 1]  # weights of layers: decay
+vectors = [p for p in net.parameters() if p.ndim <= 1]  # biases, norms: no decay
+optimizer = AdamW(
+    [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+    lr=1e-2,
+    weight_decay=0.05,
+)
+images = torch.rand(64, 1, 8, 8)  # these two stand for a data loader
+labels = torch.randint(10, (64,))
+
+for step in range(31):
+    loss = F.cross_entropy(net(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if step % 10 == 0:
+        print(f"step {step:2d}: loss {loss:.3f}")
+# --8<-- [end:usage]
