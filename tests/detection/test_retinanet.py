@@ -81,7 +81,21 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+def loss_of(
+    logits: Tensor, offsets: Tensor, anchors: Tensor, box: Tensor, label: Tensor
+):
+    output = RetinaNetOutput(logits, offsets, anchors, [len(anchors)], (64, 96))
+    return retinanet_loss(output, [{"boxes": box, "labels": label}])
+
+
+def loss_case():
+    output, wanted = answer(images=1), targets(3)[0]
+    inputs = *output[:3], wanted["boxes"], wanted["labels"]
+    return loss_of, inputs
+
+
 DEVICE_CASES = {
+    "retinanet_loss": loss_case,
     "sigmoid_focal_loss": lambda: (
         sigmoid_focal_loss,
         (torch.randn(7, 5), (torch.rand(7, 5) > 0.5).double()),
@@ -218,7 +232,7 @@ def test_postprocessing_equals_torchvisions_on_the_same_output(evidence) -> None
 
 
 def torchvision_detector(num_classes: int) -> TorchvisionRetinaNet:
-    RetinaNet on a ResNet-10, P3
+    """On a ResNet-10, P3 to P7 of 32 channels; called, it gives what its heads say."""
     body = torchvision.models.ResNet(TorchvisionBlock, [1, 1, 1, 1])
     pyramid = BackboneWithFPN(
         body,

@@ -313,7 +313,7 @@ def test_refuses_what_it_cannot_measure(
 
 # Before this design, three runs of seven rounds reported the mean ratio and its t interval.
 # MobileNetV2 to ResNet-18: 0.38 (0.31 to 0.45), 0.45 (0.31 to 0.59), 0.59 (0.02 to 1.15).
-# In the last, other work in one round decided nothing: hence medians of more rounds.
+# The last decided nothing (other work on the machine): hence medians of more rounds.
 def time_networks(rounds: int, repeats: int, spare: int) -> dict[str, Any]:
     """Rounds over all networks in turn: what slows the machine slows all of them.
 

@@ -1,9 +1,14 @@
 """Every tutorial runs from top to bottom, as a script."""
 
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from cnn_site import ROOT
 
 TUTORIALS = sorted((Path(__file__).parents[2] / "docs" / "tutorials").glob("*.py"))
 
@@ -23,3 +28,22 @@ def test_a_tutorial_runs(
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     runpy.run_path(str(tutorial), run_name="__main__")
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.slow
+def test_a_published_tutorial_shows_what_it_printed(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "EXECUTE_TUTORIALS": "true",
+        "NO_MKDOCS_2_WARNING": "1",
+    }
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for tutorial in TUTORIALS:
+        page = tmp_path / "tutorials" / tutorial.stem / "index.html"
+        shown = page.read_text(encoding="utf-8")
+        assert "jp-OutputArea-output" in shown
+        assert "outputs are left out" not in shown

@@ -54,13 +54,19 @@ def curves(arms):
             (line,) = ax.plot(epochs, [r["mean"] for r in rows], label=name)
             low, high = [r["low"] for r in rows], [r["high"] for r in rows]
             ax.fill_between(epochs, low, high, alpha=0.15, color=line.get_color(), lw=0)
-        ax.set(xlabel="epoch", ylabel="accuracy, %", ylim=(50, 100))
-        ax.legend(loc="lower center")
+            ax.text(
+                len(rows),
+                rows[-1]["mean"] + 3,
+                name,
+                ha="right",
+                color=line.get_color(),
+            )
+        ax.set(xlabel="epoch", ylabel="accuracy, %", ylim=(20, 102))
         return plot_svg(
             fig,
             "mixup-curves",
             "Accuracy with half of the training labels random",
-            "Three curves over the epochs, with their 95 % intervals: plain training ends lowest, "
+            "Three curves over the epochs, with their 95 % intervals: plain training is best after four epochs and ends lowest, "
             "Mixup with a share of 1 above it and Mixup with 8 highest.",
         )
 

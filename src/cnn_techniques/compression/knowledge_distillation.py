@@ -41,9 +41,7 @@ def distillation_loss(
             f"got {tuple(z.shape)}, {tuple(v.shape)}, {tuple(labels.shape)}"
         )
     if not (z.is_floating_point() and v.is_floating_point()):
-        raise TypeError(
-            f"expected floating-point logits, got {z.dtype} and {v.dtype}"
-        )
+        raise TypeError(f"expected floating-point logits, got {z.dtype} and {v.dtype}")
     if labels.is_floating_point():
         raise TypeError(f"expected labels of integers, got {labels.dtype}")
     # --8<-- [start:soft]
