@@ -1,5 +1,15 @@
-import torch
+# What the three modules of the page's block import, once.
+# --8<-- [start:imports]
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms
+
+# --8<-- [end:imports]
 from cnn_techniques.detection import (
     FeaturePyramidNetwork,
     RetinaNet,

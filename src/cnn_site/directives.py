@@ -430,8 +430,8 @@ def equivalence(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def _equivalence_row(name: str, row: dict[str, Any]) -> dict[str, Any]:
-    double = row["dtype"].endswith("float64")
-    short = "f64" if double else "f32"
+    double = row["dtype"] != "float32"  # integers are held as exactly
+    short = {"float64": "f64", "float32": "f32"}.get(row["dtype"], row["dtype"])
     bound = (
         {"output": 1e-10, "gradient": 1e-8, "buffers": 1e-10}
         if double

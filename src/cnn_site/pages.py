@@ -6,6 +6,7 @@ Needs neither torch nor MkDocs, so that a build is quick; every reader is cached
 import csv
 import difflib
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,10 +253,15 @@ def venue(entry: Entry) -> str:
 
 
 def bibtex(key: str) -> str:
-    entry = paper(key)
-    data = BibliographyData(entries={key: entry})
-    text: str = data.to_string("bibtex")
-    return text.strip()
+    """The entry as it stands in the file: a writer would escape what is escaped already."""
+    paper(key)  # SiteError for an unknown key
+    text = (DOCS / "references.bib").read_text(encoding="utf-8")
+    found = re.search(rf"^@\w+\{{{re.escape(key)},.*?^\}}", text, re.M | re.S)
+    if not found:
+        raise SiteError(
+            f"docs/references.bib: the entry {key} does not end in a line with one brace"
+        )
+    return found[0]
 
 
 @_until_changed

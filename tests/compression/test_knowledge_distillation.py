@@ -127,7 +127,7 @@ def test_at_high_temperature_the_gradient_is_that_of_matching_centred_logits() -
         temperature: float((gradient(z, v, temperature, 1.0) - limit).abs().max())
         for temperature in (10.0, 100.0, 1000.0)
     }
-    assert far[1000.0] < 1e-3 * float(limit.abs().max())
+    assert far[1000.0] < 5e-3 * float(limit.abs().max())
     assert far[100.0] == pytest.approx(far[10.0] / 10, rel=0.3)  # falls as 1 / T
     assert far[1000.0] == pytest.approx(far[100.0] / 10, rel=0.1)
 
@@ -439,13 +439,13 @@ def test_a_student_distilled_paired_against_the_same_student_alone(evidence) -> 
                 "alone": "student, labels alone",
                 "distilled": "student, distilled",
                 "alone_without_threes": "student, labels alone, no 3 shown",
-                "distilled_without_threes": "student, distilled, no 3 shown",
+                "distilled_without_threes": "student, soft targets alone, no 3 shown",
             },
             "weights": {
                 "alone": 0.0,
                 "distilled": 0.9,
                 "alone_without_threes": 0.0,
-                "distilled_without_threes": 0.9,
+                "distilled_without_threes": 1.0,
             },
             "pairs": {
                 "distilled": "alone",

@@ -268,38 +268,42 @@ def test_the_copy_and_run_block_is_made_of_includes_only(t: pages.Technique) -> 
     assert block.output, told(t.path, block.line, "no .output fence follows the block")
 
 
-def defined(block: Block) -> list[tuple[str, int]]:
-    """Names that a block binds at its top level before its example: (name, line in the block)."""
-    found = []
-    for node in ast.parse(block.code).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.append((node.name, node.lineno))
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            for alias in node.names:
-                source = f"{getattr(node, 'module', '')}.{alias.name}"
-                found.append((f"{alias.asname or alias.name} = {source}", node.lineno))
-    return found
-
-
 @each_technique
 def test_no_name_is_defined_twice_in_a_composed_block(t: pages.Technique) -> None:
     block = copy_block(t)
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     faults = []
-    for entry, line in defined(block):
-        name = entry.split(" = ")[0]
-        if name in seen and (" = " not in entry or seen[name] != entry):
-            where, n = block.origins[line - 1]
-            at = (
-                f"{Path(where).relative_to(ROOT)}:{n}"
-                if where
-                else f"docs/{t.slug}.md:{n}"
+    for node in ast.parse(block.code).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.asname or a.name for a in node.names]
+        else:
+            names = (
+                [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
             )
-            faults.append(
-                f"{at}: {name!r} is defined twice in the block of docs/{t.slug}.md"
-            )
-        seen[name] = entry
+        for name in names:
+            if name in seen:
+                where, n = block.origins[node.lineno - 1]
+                at = (
+                    f"{Path(where).relative_to(ROOT)}:{n}"
+                    if where
+                    else f"docs/{t.slug}.md:{n}"
+                )
+                faults.append(
+                    f"{at}: {name!r} is defined twice in the block of docs/{t.slug}.md"
+                )
+            seen.add(name)
     refuse(faults)
+
+
+@each_technique
+def test_a_composed_block_imports_nothing_it_does_not_use(t: pages.Technique) -> None:
+    tree = ast.parse(copy_block(t).code)
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {(a.asname or a.name).split(".")[0] for n in imports for a in n.names}
+    assert names <= used, (
+        f"docs/{t.slug}.md: the block imports {names - used} for nothing"
+    )
 
 
 @each_technique
@@ -404,7 +408,8 @@ def test_zeros_in_place_of_the_result_change_what_is_printed(
         if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")
     }
     lines = block.code.split("\n")
-    usage = next(n for n, (f, _) in enumerate(block.origins) if f and "/snippets/" in f)
+    sources = [n for n, (f, _) in enumerate(block.origins) if f and "/src/" in f]
+    usage = max(sources) + 1
     definitions = Block(
         "py", (), "", "\n".join(lines[:usage]) + "\n", block.origins[:usage], block.line
     )
