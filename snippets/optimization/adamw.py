@@ -7,7 +7,7 @@ from cnn_techniques.optimization import AdamW
 # --8<-- [start:usage]
 torch.manual_seed(0)
 net = nn.Sequential(
-    nn.Conv2d(1, 16, 3, padding=1),
+    nn.Conv2d(1, 16, 3, padding=1, bias=False),
     nn.BatchNorm2d(16),
     nn.ReLU(),
     nn.AdaptiveAvgPool2d(1),
@@ -18,7 +18,7 @@ matrices = [p for p in net.parameters() if p.ndim > 1]  # weights of layers: dec
 vectors = [p for p in net.parameters() if p.ndim <= 1]  # biases, norms: no decay
 optimizer = AdamW(
     [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-    lr=1e-2,
+    lr=0.02,
     weight_decay=0.05,
 )
 images = torch.rand(64, 1, 8, 8)  # these two stand for a data loader

@@ -453,7 +453,7 @@ def test_a_student_distilled_paired_against_the_same_student_alone(evidence) -> 
             },
             "temperature": 4.0,
             "epochs": 30,
-            "seeds": 10,
+            "seeds": 6,
         },
         run=student_alone_and_distilled,
     )

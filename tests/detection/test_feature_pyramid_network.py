@@ -1,8 +1,10 @@
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.ops import FeaturePyramidNetwork as TorchvisionPyramid
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
@@ -11,8 +13,13 @@ from cnn_techniques.detection import (
     FeaturePyramidNetwork,
     FeaturePyramidP6P7,
     FeaturePyramidPool,
+    RetinaNet,
+    RetinaNetBackbone,
+    retinanet_detections,
+    retinanet_loss,
 )
 from cnn_techniques.evaluation.model_cost import model_cost
+from cnn_techniques.modern import BasicBlock, ResNet
 
 
 def maps(batch: int = 2, channels: tuple[int, ...] = (8, 12, 16)) -> list[Tensor]:
@@ -202,3 +209,115 @@ def test_refuses_what_does_not_fit() -> None:
         ValueError, match=r"expected \(N, 8, H, W\), got \(2, 16, 4, 3\)"
     ):
         fpn(maps()[::-1])
+
+
+# ---------------------------------------------------------------- the record
+
+
+class WithoutTopDown(nn.Module):
+    """The same convolutions on the same maps, each level by itself."""
+
+    def __init__(self, pyramid: FeaturePyramidNetwork) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        laterals, smooths = self.pyramid.inner_blocks, self.pyramid.layer_blocks
+        levels = zip(laterals, smooths, features, strict=True)
+        return [smooth(lateral(c)) for lateral, smooth, c in levels]
+
+
+class Detector(nn.Module):
+    """RetinaNet on a ResNet-10 of width 16, and its post-processing."""
+
+    def __init__(self, top_down: bool) -> None:
+        super().__init__()
+        body = ResNet(BasicBlock, (1, 1, 1, 1), width=16, in_channels=1)
+        pyramid: nn.Module = FeaturePyramidNetwork([32, 64, 128], 32)
+        backbone = RetinaNetBackbone(
+            body, pyramid if top_down else WithoutTopDown(pyramid)
+        )
+        std = (2 / (9 * 32)) ** 0.5
+        self.network = RetinaNet(backbone, 32, 10, (14, 22, 34), std)
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        return retinanet_detections(self.network(images), limit=100)
+
+
+def train_one(
+    top_down: bool, count: int, epochs: int, batch_size: int, lr: float, seed: int
+) -> dict[str, object]:
+    """Learn scenes of training digits; find the digits in 300 scenes of test digits."""
+    from torchmetrics.detection import MeanAveragePrecision
+
+    from cnn_lab.data import scenes
+    from cnn_lab.fit import fit, predict, steps
+
+    torch.manual_seed(seed)
+    model = Detector(top_down)
+    train = scenes(count, 64, seed, "train", (1, 3), (0.3, 0.55))
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
+    total = steps(count, epochs=epochs, batch_size=batch_size)
+    history = fit(
+        model,
+        (train.images, train.targets),
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        schedule=OneCycleLR(optimizer, lr, total, pct_start=0.1),
+        loss=lambda m, x, y: sum(retinanet_loss(m.network(x), y).values()),
+        seed=seed,
+    )
+    test = scenes(300, 64, 0, "test", (1, 3), (0.3, 0.55))
+    metric = MeanAveragePrecision(backend="pycocotools")
+    metric.update(predict(model, test.images, 50), test.targets)
+    scores = metric.compute()
+    return {
+        "curve": [epoch["loss"] for epoch in history],
+        **{key: scores[key].item() for key in ("map", "map_50", "map_75")},
+    }
+
+
+def train_both(seeds: list[int], **settings) -> dict[str, object]:
+    from cnn_lab.record import interval, paired, repeat
+
+    cache = Path(__file__).parents[2] / ".cache" / "record" / "fpn.jsonl"
+    arms = {
+        "without": {"top_down": False, **settings},
+        "with": {"top_down": True, **settings},
+    }
+    names = {"without": "Each level by itself", "with": "Feature pyramid"}
+    results = repeat(train_one, arms, seeds, cache)
+    rows: dict[str, dict] = {}
+    for arm, runs in results.items():
+        rows[arm] = {"name": names[arm]}
+        for key in ("map", "map_50", "map_75"):
+            values = [run[key] for run in runs]
+            rows[arm][key] = {**interval(values), "values": values}
+        rows[arm]["curve"] = [run["curve"] for run in runs]
+    values = [rows[arm]["map"]["values"] for arm in ("with", "without")]
+    pair = {"name": "Feature pyramid - each level by itself", **paired(*values)}
+    return {
+        "seeds": len(seeds),
+        "scenes": settings["count"],
+        "epochs": settings["epochs"],
+        "arms": rows,
+        "paired": {"top_down": pair},
+    }
+
+
+@pytest.mark.record
+def test_record_a_narrow_retinanet_with_and_without_the_top_down_path(
+    evidence,
+) -> None:
+    pytest.importorskip("torchmetrics")
+    # RetinaNet's settings, with fewer scenes and epochs.
+    arguments = {
+        "count": 1500,
+        "epochs": 6,
+        "batch_size": 8,
+        "lr": 0.002,
+        "seeds": [0, 1, 2, 3, 4],
+    }
+    result = evidence.measured("scenes", arguments=arguments, run=train_both)
+    assert min(arm["map_50"]["mean"] for arm in result["arms"].values()) > 0.2

@@ -10,6 +10,7 @@ from cnn_lab.data import digits
 from cnn_lab.fit import accuracy, fit, steps
 from cnn_lab.record import interval, paired, repeat
 from cnn_site.equivalence import difference
+from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import AdamW
 
 
@@ -297,6 +298,37 @@ def test_what_it_cannot_optimise_is_refused() -> None:
         AdamW([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
     with pytest.raises(ValueError, match="empty"):
         AdamW([])
+
+
+def test_the_state_is_two_numbers_for_every_parameter(evidence) -> None:
+    rows = {}
+    for key, name, kind, settings in (
+        ("sgd", "SGD", torch.optim.SGD, {"momentum": 0.0}),
+        ("momentum", "SGD with momentum", torch.optim.SGD, {"momentum": 0.9}),
+        ("adamw", "AdamW", AdamW, {}),
+    ):
+        with torch.device("meta"):  # sizes without numbers
+            net = resnet50()
+        for p in net.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizer = kind(net.parameters(), lr=0.1, **settings)
+        optimizer.step()
+        kept = [
+            value
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor) and value.ndim
+        ]
+        params = sum(p.numel() for p in net.parameters())
+        numbers = sum(value.numel() for value in kept)
+        rows[key] = {
+            "name": name,
+            "per_parameter": numbers // params,
+            "resnet50_bytes": sum(v.numel() * v.element_size() for v in kept),
+        }
+        assert numbers % params == 0
+    evidence.computed("cost", rows)
+    assert [row["per_parameter"] for row in rows.values()] == [0, 1, 2]
 
 
 def small_network() -> nn.Module:

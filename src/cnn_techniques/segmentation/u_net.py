@@ -97,16 +97,16 @@ class UNet(nn.Module):
                     f"nearest to {side}: {below} or {below + 16}"
                 )
         # --8<-- [start:paths]
-        copies = []  # comments: sizes for an image of 572 x 572
+        copies = []  # beside each line: its maps for an image of 572 x 572
         for block in self.contracting:
-            x = block(x)  # (N, F, 568, 568), then 280, 136, 64 with 2 F, 4 F, 8 F
+            x = block(x)  # (N, F, 568, 568), then 280, 136, 64
             copies.append(x)
-            x = F.max_pool2d(x, 2)  # (N, F, 284, 284), then 140, 68, 32
+            x = F.max_pool2d(x, 2)  # 284, then 140, 68, 32
         x = self.bottom(x)  # (N, 16 F, 28, 28)
         for up, block in zip(self.up, self.expanding, strict=True):
-            x = up(x)  # (N, 8 F, 56, 56), then 104, 200, 392 with 4 F, 2 F, F
+            x = up(x)  # (N, 8 F, 56, 56), then 104, 200, 392
             x = torch.cat([_unet_crop(copies.pop(), like=x), x], dim=1)
-            x = block(x)  # (N, 8 F, 52, 52), then 100, 196, 388 with 4 F, 2 F, F
+            x = block(x)  # (N, 8 F, 52, 52), then 100, 196, 388
         scores: Tensor = self.classify(x)  # (N, K, 388, 388)
         # --8<-- [end:paths]
         return scores
