@@ -1,6 +1,5 @@
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from cnn_techniques.optimization import AdamW
 
@@ -25,7 +24,7 @@ images = torch.rand(64, 1, 8, 8)  # these two stand for a data loader
 labels = torch.randint(10, (64,))
 
 for step in range(31):
-    loss = F.cross_entropy(net(images), labels)
+    loss = nn.functional.cross_entropy(net(images), labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -48,7 +48,12 @@ def decay_by_scale() -> str:
 
 def race(arms) -> str:
     """Training loss after each epoch, mean and 95 % interval over the seeds."""
-    names = {"adamw": "AdamW, lr 0.001", "sgd": "SGD with momentum, lr 0.1"}
+    names = {
+        "adamw": "AdamW, 0.001",
+        "sgd": "SGD, 0.1",
+        "adamw_high": "AdamW, 0.01",
+        "sgd_high": "SGD, 1",
+    }
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots()
         for arm, name in names.items():
@@ -58,13 +63,14 @@ def race(arms) -> str:
             low, high = [max(r["low"], 1e-4) for r in rows], [r["high"] for r in rows]
             ax.fill_between(epochs, low, high, alpha=0.15, color=line.get_color(), lw=0)
         ax.set(xlabel="epoch", ylabel="training loss", yscale="log")
-        ax.legend()
+        ax.legend(ncols=2)
         return plot_svg(
             fig,
             "adamw-race",
             "Training loss of AdamW and of SGD with momentum",
-            "Two falling curves over 20 epochs on a logarithmic scale, with their 95 % "
-            "intervals over the seeds.",
+            "Four falling curves over 20 epochs on a logarithmic scale, with their 95 % "
+            "intervals over the seeds: AdamW ends highest at the rate 0.001 and lowest at 0.01; "
+            "SGD with the rates 0.1 and 1 ends between.",
         )
 
 

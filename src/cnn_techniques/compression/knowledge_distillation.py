@@ -7,8 +7,8 @@ Legend: N images, K classes, z logits of the student, v logits of the teacher,
 """
 
 # --8<-- [start:imports]
-from torch import Tensor
-from torch.nn import functional as F
+import torch
+from torch import Tensor, nn
 
 # --8<-- [end:imports]
 
@@ -45,11 +45,11 @@ def distillation_loss(
     if labels.is_floating_point():
         raise TypeError(f"expected labels of integers, got {labels.dtype}")
     # --8<-- [start:soft]
-    log_q = F.log_softmax(z / temperature, dim=1)  # (N, K)
-    log_p = F.log_softmax(v.detach() / temperature, dim=1)  # (N, K)
+    log_q = torch.log_softmax(z / temperature, dim=1)  # (N, K)
+    log_p = torch.log_softmax(v.detach() / temperature, dim=1)  # (N, K)
     kl = (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
     # --8<-- [end:soft]
-    hard = F.cross_entropy(z, labels)
+    hard = nn.functional.cross_entropy(z, labels)
     return alpha * temperature**2 * kl + (1 - alpha) * hard
 
 

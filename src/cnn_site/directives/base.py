@@ -1,0 +1,75 @@
+"""What all directives share: the page being rendered, and its templates."""
+
+import html
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pygments
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+
+from cnn_site import CATEGORIES, glyphs, pages
+from cnn_site.pages import SiteError, Technique
+
+# A warning here fails a strict build.
+log = logging.getLogger("mkdocs.plugins.cnn_site")
+ABOUT = {
+    "foundations": "The networks everything else is measured against.",
+    "modern": "Residual, dense, mobile and re-parameterised backbones.",
+    "attention": "Blocks that weigh channels and places by what they see.",
+    "training": "Augmentation, transfer, schedules, regularisation.",
+    "optimization": "Optimizers, normalisation, precision, parallelism.",
+    "detection": "Boxes: one-stage, two-stage, set prediction.",
+    "segmentation": "Masks: per pixel and per instance.",
+    "compression": "Distil, prune, quantise, fold, export.",
+    "evaluation": "Metrics, calibration, explanation, cost.",
+}
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.globals |= {"glyph": glyphs.svg, "about": ABOUT, "categories": CATEGORIES}
+
+
+@dataclass
+class Page:
+    """The page being rendered; `slug` is set by its `[[technique ...]]`."""
+
+    site_url: str
+    release: str
+    slug: str = ""
+
+    @property
+    def technique(self) -> Technique:
+        if not self.slug:
+            raise SiteError(
+                "this page has not said which technique it is about: begin with [[technique category/slug]]"
+            )
+        return pages.technique(self.slug)
+
+    @property
+    def address(self) -> str:
+        """The address to cite: of the release."""
+        return f"{self.site_url.rstrip('/')}/{self.release or '<release>'}/{self.slug}/"
+
+
+def fill(template: str, **values: Any) -> str:
+    return TEMPLATES.get_template(f"{template}.html").render(**values)
+
+
+def code(title: str, text: str) -> str:
+    return f'<div class="language-bibtex highlight"><span class="filename">{html.escape(title)}</span><pre><code>{highlighted(text, "bibtex")}</code></pre></div>'
+
+
+def highlighted(text: str, language: str) -> str:
+    return str(
+        pygments.highlight(
+            text, get_lexer_by_name(language), HtmlFormatter(nowrap=True)
+        )
+    )

@@ -1,0 +1,252 @@
+"""Numbers of a record: tables whose columns are of one kind each, and single ones in a sentence."""
+
+import json
+import re
+from typing import Any
+
+from cnn_site import pages
+from cnn_site.pages import SiteError, Technique
+
+from .base import Page, fill
+
+KINDS = ("computed", "measured", "published")
+LETTERS = "abcdefghijklmnop"
+
+
+def numbers(page: Page, arguments: list[str], settings: Any) -> str:
+    """A table of the record: one row a variant, each column of one kind."""
+    t, record = page.technique, page.technique.record
+    table = arguments[0]
+    base = record.get("computed", {}).get(table) or _arms(record, table)
+    if base is None:
+        raise SiteError(
+            f"docs/evidence/{t.slug}.json has neither a computed table nor a measured result {table!r}"
+        )
+    if not isinstance(settings, dict) or not isinstance(settings.get("columns"), list):
+        raise SiteError(
+            f"expected YAML with a list of columns below it, got {settings!r}"
+        )
+    lost = [key for key in settings.get("rows") or () if key not in base]
+    if lost:
+        raise SiteError(
+            f"table {table!r} has no row {lost[0]!r}; there is {', '.join(base)}"
+        )
+    chosen = settings.get("rows") or list(base)
+    columns: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    marks: dict[str, str] = {}
+    cells: dict[str, list[dict[str, Any]]] = {key: [] for key in chosen}
+    for column in settings["columns"]:
+        kind = next((k for k in KINDS if k in column), None)
+        if kind is None:
+            raise SiteError(f"column {column} names none of {', '.join(KINDS)}")
+        made = [_cell(t, record, base, key, column, kind) for key in chosen]
+        for key, cell in zip(chosen, made, strict=True):
+            cells[key].append(cell)
+        note = _note(t, record, table, column, kind, chosen)
+        told = json.dumps(note, sort_keys=True)
+        if note and told not in marks:
+            marks[told] = LETTERS[len(notes)]
+            notes.append(note)
+        columns.append(
+            {"head": column["head"], "kind": kind, "mark": marks.get(told, "")}
+        )
+    groups: list[list[Any]] = []
+    for c in columns:
+        if groups and groups[-1][0] == c["kind"]:
+            groups[-1][1] += 1
+        else:
+            groups.append([c["kind"], 1])
+    rows = [
+        {
+            "name": base[key].get("name", key) if key in base else key,
+            "cells": cells[key],
+        }
+        for key in chosen
+    ]
+    return fill(
+        "numbers",
+        t=t,
+        label=settings.get("label", "Numbers"),
+        first=settings.get("first", ""),
+        groups=groups,
+        columns=columns,
+        rows=rows,
+        notes=notes,
+    )
+
+
+def _arms(record: dict[str, Any], name: str) -> dict[str, Any] | None:
+    result = record.get("measured", {}).get(name, {}).get("result", {})
+    arms: dict[str, Any] | None = result.get("arms")
+    return arms
+
+
+def _cell(
+    t: Technique,
+    record: dict[str, Any],
+    base: dict[str, Any],
+    key: str,
+    column: dict[str, Any],
+    kind: str,
+) -> dict[str, Any]:
+    value: Any = None
+    if kind == "published":
+        row = pages.published(t.slug, key, column["published"])
+        value = float(row["value"]) if row else None
+        digits = (
+            len(row["value"].partition(".")[2])
+            if row and "digits" not in column
+            else column.get("digits")
+        )
+        return {"kind": kind, "text": _number(value, column, digits), "pm": ""}
+    if kind == "computed":
+        value = base.get(key, {}).get(column["computed"])
+    else:
+        name, _, quantity = column["measured"].rpartition(".")
+        value = (
+            ((_arms(record, name) if name else base) or {}).get(key, {}).get(quantity)
+        )
+    if isinstance(value, dict):
+        half = (value["high"] - value["low"]) / 2
+        return {
+            "kind": kind,
+            "text": _number(value["mean"], column),
+            "pm": "± " + _number(half, column),
+        }
+    return {"kind": kind, "text": _number(value, column), "pm": ""}
+
+
+def _number(value: Any, column: dict[str, Any], digits: int | None = None) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return " × ".join(str(v) for v in value)
+    scaled = value / float(column.get("per", 1))
+    digits = column.get("digits", digits)
+    return (
+        f"{scaled:,.{digits}f}"
+        if digits is not None
+        else f"{scaled:,g}"
+        if isinstance(scaled, float) and column.get("per")
+        else f"{value:,}"
+    )
+
+
+def _note(
+    t: Technique,
+    record: dict[str, Any],
+    table: str,
+    column: dict[str, Any],
+    kind: str,
+    keys: list[str],
+) -> dict[str, Any] | None:
+    """Unit and conditions under the table: typed for computed numbers, from record and published.csv for the others."""
+    text = column.get("note", "")
+    if kind == "published":
+        rows = [
+            r
+            for r in (pages.published(t.slug, key, column["published"]) for key in keys)
+            if r
+        ]
+        if not rows:
+            raise SiteError(
+                f"docs/evidence/published.csv has no {column['published']!r} of {t.slug} for {', '.join(keys)}"
+            )
+        conditions = list(dict.fromkeys(r["conditions"] for r in rows))
+        places: dict[str, list[str]] = {}
+        for r in rows:
+            places.setdefault(r["source"], []).append(r["place"])
+        sources = [
+            {
+                "name": pages.short_cite(k),
+                "url": pages.paper_url(pages.paper(k)),
+                "place": "; ".join(dict.fromkeys(v)) if len(set(v)) < 3 else "",
+            }
+            for k, v in places.items()
+        ]
+        return {
+            "text": " ".join(filter(None, [text, _sentence("; ".join(conditions))])),
+            "sources": sources,
+            "record": False,
+        }
+    if kind == "measured":
+        name = column["measured"].rpartition(".")[0] or table
+        entry = record["measured"].get(name)
+        if entry is None:
+            raise SiteError(
+                f"docs/evidence/{t.slug}.json has no measured result {name!r}"
+            )
+        where = entry["environment"]
+        arms = entry["result"].get("arms", {})
+        values = [
+            arms[k].get(column["measured"].rpartition(".")[2])
+            for k in keys
+            if k in arms
+        ]
+        seeds = next((v["n"] for v in values if isinstance(v, dict)), None)
+        told = (
+            f"Mean over {seeds} seeds ± half of the 95 % interval, last epoch."
+            if seeds
+            else ""
+        )
+        return {
+            "text": " ".join(filter(None, [text, told, _sentence(hardware(where))])),
+            "sources": [],
+            "record": True,
+        }
+    return {"text": text, "sources": [], "record": False} if text else None
+
+
+def hardware(where: dict[str, Any]) -> str:
+    threads = where.get("threads", 1)
+    plural = "s" if threads != 1 else ""
+    return f"{where['processor']}, {threads} thread{plural}, torch {where['torch'].split('+')[0]}, {where['date']}"
+
+
+def _sentence(text: str) -> str:
+    return text if not text or text.endswith(".") else text + "."
+
+
+def inline_number(page: Page, expression: str) -> tuple[str, str]:
+    """`cost.resnet50.params/1e6:.2f` -> ("25.56", "computed"); the first word is a table, a measured result, or `published`."""
+    m = re.fullmatch(
+        r"\s*([\w.+-]+?)\s*(?:([/*])\s*([\d.e+-]+))?\s*(?::(.*))?", expression
+    )
+    if not m:
+        raise SiteError(
+            f"[[={expression}]]: expected path, optionally /divisor and :format"
+        )
+    names, record = m[1].split("."), page.technique.record
+    if names[0] == "published":
+        row = pages.published(page.slug, names[1], names[2])
+        if row is None:
+            raise SiteError(
+                f"[[={expression}]]: docs/evidence/published.csv has no {names[2]!r} of {page.slug}, row {names[1]!r}"
+            )
+        value: Any = float(row["value"]) if m[4] else row["value"]
+        kind = "published"
+    else:
+        kind = "computed" if names[0] in record.get("computed", {}) else "measured"
+        value = record.get("computed", {}).get(names[0]) or record.get(
+            "measured", {}
+        ).get(names[0], {}).get("result")
+        for n in names[1:]:
+            if isinstance(value, list) and n.lstrip("-").isdigit():
+                value = value[int(n)]
+            elif isinstance(value, dict) and n in value:
+                value = value[n]
+            else:
+                has = (
+                    f"; there is {', '.join(map(str, value))}"
+                    if isinstance(value, dict)
+                    else ""
+                )
+                raise SiteError(
+                    f"[[={expression}]]: docs/evidence/{page.slug}.json has no {n!r}{has}"
+                )
+    if m[2]:
+        value = value / float(m[3]) if m[2] == "/" else value * float(m[3])
+    return format(value, m[4] or ("," if isinstance(value, int) else "")), kind

@@ -1,0 +1,83 @@
+"""What stands at the head and at the foot of a technique's page."""
+
+import math
+import re
+from typing import Any
+
+from cnn_site import pages, snake
+from cnn_site.pages import SiteError
+
+from .base import Page, code, fill, log
+from .numbers import inline_number
+from .stamps import copy_block, stamp
+
+
+def technique(page: Page, arguments: list[str], settings: Any) -> str:
+    page.slug = arguments[0]
+    t, now = page.technique, stamp(page.technique)
+    if not t.facts:
+        raise SiteError(f"docs/{t.slug}.md is missing")
+    if now.state != "ok":
+        log.warning(
+            f"docs/{t.slug}.md: the blocks shown are not those of its record; run: pytest --update-evidence docs/{t.slug}.md"
+        )
+    if not t.keys:
+        raise SiteError(
+            f"docs/{t.slug}.md: papers (or sources) is empty; the first one is what the page is about"
+        )
+    key = t.keys[0]
+    return fill(
+        "technique",
+        t=t,
+        stamp=now,
+        paper=pages.short_cite(key),
+        paper_url=pages.paper_url(pages.paper(key)),
+        module=f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
+        builds_on=[pages.technique(s) for s in t.builds_on],
+        cost=re.sub(
+            r"\[\[=([^\]]+)\]\]",
+            lambda m: inline_number(page, m[1])[0],
+            t.facts.get("cost", ""),
+        ),
+    )
+
+
+def ran(page: Page, arguments: list[str], settings: Any) -> str:
+    """Date, seconds and hash of the copy-and-run block."""
+    t = page.technique
+    block = copy_block(t)
+    run = t.record.get("runs", {}).get("cpu", {"blocks": [], "seconds": []})
+    seconds = dict(zip(run["blocks"], run["seconds"], strict=True)).get(
+        block.hash, math.nan
+    )
+    return fill("ran", t=t, stamp=stamp(t), hash=block.hash, seconds=seconds)
+
+
+def corrections(page: Page, arguments: list[str], settings: Any) -> str:
+    return fill("corrections", found=pages.corrections(page.slug))
+
+
+def cite(page: Page, arguments: list[str], settings: Any) -> str:
+    t = page.technique
+    date = stamp(t).date
+    note = (
+        f"CNN Techniques, release {page.release}, verified {date}"
+        if page.release
+        else "CNN Techniques, development version, not for citing"
+    )
+    fields = {
+        "title": t.title,
+        "author": "Khateeb, Deyaa and {CNN Techniques contributors}",
+        "year": date[:4],
+        "note": note,
+        "url": page.address,
+    }
+    body = ",\n".join(f"  {k:<7} = {{{v}}}" for k, v in fields.items())
+    mine = f"@misc{{cnn-techniques-{t.slug.split('/')[1]},\n{body}\n}}"
+    return fill(
+        "cite",
+        release=page.release,
+        address=page.address,
+        page_bibtex=code("this page", mine),
+        papers=[code(pages.short_cite(k), pages.bibtex(k)) for k in t.keys],
+    )
