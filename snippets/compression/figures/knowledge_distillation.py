@@ -7,7 +7,7 @@ from cnn_site.figures.plots import STYLE, plot_svg
 
 x, labels = data("images"), data("labels")
 teacher, student = conv("Teacher", "frozen"), conv("Student", "trained")
-soft_t, soft_s = act("softmax(v / T)", "p"), act("softmax(z / T)", "q")
+soft_t, soft_s = act("p = softmax", "of v / T"), act("q = softmax", "of z / T")
 kl, ce = loss("KL(p ‖ q)", "soft targets"), loss("Cross-entropy", "of z, at T = 1")
 total, out = op("+"), data("loss")
 figure = Figure(
@@ -24,7 +24,7 @@ figure = Figure(
         [None, kl, None],
         [None, total, None],
         [None, out, None],
-        hgap=20,
+        hgap=22,
     ),
     chain(x, student, soft_s, kl)
     + chain(teacher, soft_t)

@@ -62,7 +62,8 @@ def race(arms) -> str:
             (line,) = ax.plot(epochs, [r["mean"] for r in rows], label=name)
             low, high = [max(r["low"], 1e-4) for r in rows], [r["high"] for r in rows]
             ax.fill_between(epochs, low, high, alpha=0.15, color=line.get_color(), lw=0)
-        ax.set(xlabel="epoch", ylabel="training loss", yscale="log")
+        ax.set(xlabel="epoch", ylabel="training loss", yscale="log", ylim=(6e-4, 20))
+        ax.set_xticks([1, 5, 10, 15, 20])
         ax.legend(ncols=2)
         return plot_svg(
             fig,

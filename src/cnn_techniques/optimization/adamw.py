@@ -60,7 +60,9 @@ class AdamW(Optimizer):
                 raise TypeError(f"expected real parameters, got {theta.dtype}")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         """Change every parameter that has a gradient.
 
         Returns what `closure` returned, which is called first with gradients enabled.
