@@ -184,13 +184,13 @@ class RetinaNet(nn.Module):
 
     Args:
         backbone: gives the levels of a batch of images, finest first, D channels each.
-        channels: D (paper: 256).
+        channels: D, the width of the backbone's levels (paper: 256).
         num_classes: K, without background; torchvision's weights count it, as class 0.
         anchor_sizes: side of each level's smallest square anchor (paper: 32 to 512).
         tower_std: spread of the heads' first weights. The paper's 0.01 suits its D;
             narrow heads start to learn late with it, and soon with (2 / (9 D))^0.5.
 
-    Shape: (N, 3, H, W) -> RetinaNetOutput, for retinanet_loss and retinanet_detections.
+    Shape: (N, C, H, W) -> RetinaNetOutput, for retinanet_loss and retinanet_detections.
     Raises: ValueError for sizes below 1, another input, or another number of levels.
     """
 
@@ -238,7 +238,8 @@ def retinanet_loss(
 
     Args:
         output: of RetinaNet.
-        targets: for each image boxes (M, 4) and labels (M,) in 0..K-1; M may be 0.
+        targets: for each image boxes (M, 4), as x1 y1 x2 y2 in pixels, and int64 labels
+            (M,) in 0..K-1; M may be 0.
         gamma: how fast a loss falls as its class is got right (paper: 2).
 
     Raises: ValueError for other labels, or a box without height or width.

@@ -153,7 +153,7 @@ class LeNet5Paper(nn.Module):
     """The paper's network; it gives the distance from each class: the smallest wins.
 
     Shape: (N, 1, 32, 32) -> penalties (N, 10), at least 0. The paper scales pixels to
-    -0.1 (paper) and 1.175 (ink).
+    -0.1 (background) and 1.175 (ink).
     Parameters: 60,000, and the 840 fixed numbers of `codes`.
     Raises: ValueError for an input of another shape.
     """

@@ -92,7 +92,8 @@ class Mixup:
         if self.alpha == 0:
             return torch.ones(shape, dtype=torch.float64), torch.arange(n)
         alpha = torch.tensor(self.alpha, dtype=torch.float64)
-        return torch.distributions.Beta(alpha, alpha).sample(shape), torch.randperm(n)
+        lam = torch.distributions.Beta(alpha, alpha).sample(shape)
+        return lam, torch.randperm(n)
 
     # --8<-- [end:draw]
 
