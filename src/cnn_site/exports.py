@@ -55,7 +55,7 @@ def llms_txt() -> str:
         "# CNN Techniques",
         "",
         "> Convolutional-network techniques, a page each: equation, PyTorch code that runs as shown, numbers with their",
-        "> source, and a comparison with an independent implementation.",
+        "> source, and a comparison with an independent implementation or the equation written a second way.",
         "",
         "Addresses are relative to the site's root. `catalogue.json` lists all techniques, `evidence/` holds the records.",
     ]

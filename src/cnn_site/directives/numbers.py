@@ -230,9 +230,9 @@ def inline_number(page: Page, expression: str) -> tuple[str, str]:
         kind = "published"
     else:
         kind = "computed" if names[0] in record.get("computed", {}) else "measured"
-        value = record.get("computed", {}).get(names[0]) or record.get(
-            "measured", {}
-        ).get(names[0], {}).get("result")
+        entry = record.get("measured", {}).get(names[0], {})
+        measured = {**entry.get("result", {}), "arguments": entry.get("arguments")}
+        value = record.get("computed", {}).get(names[0]) or measured
         for n in names[1:]:
             if isinstance(value, list) and n.lstrip("-").isdigit():
                 value = value[int(n)]
@@ -249,4 +249,5 @@ def inline_number(page: Page, expression: str) -> tuple[str, str]:
                 )
     if m[2]:
         value = value / float(m[3]) if m[2] == "/" else value * float(m[3])
-    return format(value, m[4] or ("," if isinstance(value, int) else "")), kind
+    shown = format(value, m[4] or ("," if isinstance(value, int) else ""))
+    return shown if isinstance(value, str) else shown.replace("-", "−"), kind

@@ -39,7 +39,7 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         if channels < 1 or squeeze_channels < 1:
             raise ValueError(f"widths below 1: {channels=}, {squeeze_channels=}")
-        # A 1x1 convolution of a 1x1 map is a linear layer; torchvision has these shapes.
+        # On a 1x1 map, 1x1 convolutions are linear layers, in torchvision's shapes.
         self.fc1 = nn.Conv2d(channels, squeeze_channels, 1)
         self.fc2 = nn.Conv2d(squeeze_channels, channels, 1)
         self.activation = activation()

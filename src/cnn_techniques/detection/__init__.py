@@ -5,9 +5,7 @@ from .feature_pyramid_network import FeaturePyramidP6P7 as FeaturePyramidP6P7
 from .feature_pyramid_network import FeaturePyramidPool as FeaturePyramidPool
 from .retinanet import RetinaNet as RetinaNet
 from .retinanet import RetinaNetBackbone as RetinaNetBackbone
-from .retinanet import (
-    RetinaNetClassificationHead as RetinaNetClassificationHead,
-)
+from .retinanet import RetinaNetClassificationHead as RetinaNetClassificationHead
 from .retinanet import RetinaNetOutput as RetinaNetOutput
 from .retinanet import RetinaNetRegressionHead as RetinaNetRegressionHead
 from .retinanet import decode_boxes as decode_boxes
