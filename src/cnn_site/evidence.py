@@ -248,7 +248,8 @@ def _plain(value: Any) -> Any:
 def measured_hash(made_by: str, arguments: Json, root: Path = ROOT) -> str:
     """Of the function that measured, the floor-1 modules it imports, floor 2's version and the arguments.
 
-    Syntax trees without docstrings and comments, so that a word does not make a result of hours stale. Nothing is run.
+    Syntax trees without docstrings, comments and guards (`if ...: raise`), so that neither a word nor a better error
+    message makes a result of hours stale. Nothing is run.
     """
     path, function = made_by.split("::")
     tree = ast.parse((root / path).read_text(encoding="utf-8"))
@@ -279,13 +280,23 @@ def stale_measurements(
     return stale
 
 
+class _Guards(ast.NodeTransformer):
+    """Takes out what only refuses bad input: a run that came to its end met none of it."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        self.generic_visit(node)
+        refuses = isinstance(node.body[-1], ast.Raise)
+        words = all(isinstance(n, ast.Assign) for n in node.body[:-1])
+        return None if refuses and words and not node.orelse else node
+
+
 def _bare(tree: ast.AST) -> str:
     for node in ast.walk(tree):
         if isinstance(
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         ) and ast.get_docstring(node):
             node.body = node.body[1:]
-    return _form(tree)
+    return _form(_Guards().visit(tree))
 
 
 def _form(value: Any) -> str:

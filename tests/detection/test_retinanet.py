@@ -532,6 +532,21 @@ def test_moving_the_image_by_a_stride_moves_the_anchors_scores_with_it() -> None
     )
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"boxes": torch.tensor([]), "labels": torch.tensor([])},
+        {"boxes": torch.zeros(1, 5), "labels": torch.zeros(1, dtype=torch.int64)},
+        {"boxes": torch.tensor([[0.0, 0, 9, 9]]), "labels": torch.tensor([0.0])},
+    ],
+    ids=["empty without columns", "five columns", "float labels"],
+)
+def test_targets_of_another_form_are_refused(target: dict[str, torch.Tensor]) -> None:
+    output = answer()
+    with pytest.raises(ValueError, match=r"expected boxes \(M, 4\), integer labels"):
+        retinanet_loss(output, [target] * 2)
+
+
 def test_refuses_what_does_not_fit() -> None:
     network = narrow()
     with pytest.raises(ValueError, match="num_classes=0"):

@@ -137,6 +137,8 @@ def other():
 
 def measure(seeds):
     """How it is measured."""
+    if seeds < 1:
+        raise ValueError(f"no seeds: {seeds}")
     return Gate(helper())  # a comment
 '''
 MODULE = '''"""Idea."""
@@ -173,6 +175,8 @@ def hashed(repository: Path, **arguments: int) -> str:
     ("file", "old", "new", "stale"),
     [
         ("tests/attention/test_gate.py", "# a comment", "# another", False),
+        ("tests/attention/test_gate.py", "no seeds:", "need one seed:", False),
+        ("tests/attention/test_gate.py", "Gate(helper())", "Gate(2)", True),
         ("tests/attention/test_gate.py", "How it is measured.", "Other words.", False),
         ("tests/attention/test_gate.py", "return 2", "return 3", False),
         ("tests/attention/test_gate.py", "return 1", "return 7", True),

@@ -251,9 +251,11 @@ def retinanet_loss(
         output.logits, output.offsets, targets, strict=True
     ):
         boxes, labels = target["boxes"], target["labels"]
-        if len(boxes) != len(labels) or bool((boxes[:, 2:] <= boxes[:, :2]).any()):
-            given = f"{boxes.tolist()} for {len(labels)} labels"
-            raise ValueError(f"expected boxes with x1 < x2 and y1 < y2, got {given}")
+        if boxes.shape != (len(labels), 4) or labels.is_floating_point():
+            given = f"{tuple(boxes.shape)}, {labels.dtype} {tuple(labels.shape)}"
+            raise ValueError(f"expected boxes (M, 4), integer labels (M,), got {given}")
+        if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
+            raise ValueError(f"expected x1 < x2 and y1 < y2, got {boxes.tolist()}")
         if bool(((labels < 0) | (labels >= logits.shape[1])).any()):
             raise ValueError(
                 f"labels must be in 0..{logits.shape[1] - 1}, got {labels}"
