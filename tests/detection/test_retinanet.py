@@ -555,7 +555,7 @@ def test_refuses_what_does_not_fit() -> None:
         ValueError, match=r"expected images \(N, C, H, W\), got \(3, 64, 96\)"
     ):
         network(torch.randn(3, 64, 96))
-    with pytest.raises(ValueError, match=r"3 levels, but self\.anchor_sizes"):
+    with pytest.raises(ValueError, match=r"3 levels and self\.anchor_sizes"):
         RetinaNet(network.backbone, 32, 10)(torch.randn(1, 1, 64, 96))
     output = answer()
     with pytest.raises(ValueError, match="1 targets for 2 images"):

@@ -219,7 +219,8 @@ class RetinaNet(nn.Module):
             raise ValueError(f"expected images (N, C, H, W), got {tuple(images.shape)}")
         levels, size = self.backbone(images), (images.shape[2], images.shape[3])
         if len(levels) != len(self.anchor_sizes):
-            raise ValueError(f"{len(levels)} levels, but {self.anchor_sizes=}")
+            told = f"one anchor size a level, got {len(levels)} levels"
+            raise ValueError(f"expected {told} and {self.anchor_sizes=}")
         logits = [self.head["classification_head"](level) for level in levels]
         offsets = [self.head["regression_head"](level) for level in levels]
         anchors = [

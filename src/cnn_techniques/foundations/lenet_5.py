@@ -61,7 +61,8 @@ class LeNet5(nn.Module):
 
 def _lenet5_check(x: Tensor, channels: int) -> None:
     if x.ndim != 4 or x.shape[1:] != (channels, 32, 32):
-        raise ValueError(f"expected (N, {channels}, 32, 32), got {tuple(x.shape)}")
+        told = f"expected (N, {channels}, 32, 32), got {tuple(x.shape)}"
+        raise ValueError(f"{told}: pad or resize the images")
 
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees: three neighbours in the
