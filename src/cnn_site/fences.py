@@ -174,8 +174,20 @@ def parser() -> PageParser:
     return PageParser()
 
 
+INCLUDE = re.compile(r'--8<-- "([^":]+)')
+
+
 def page_blocks(path: Path) -> list[Block]:
-    return parser().blocks(path.read_text(encoding="utf-8"))
+    """The blocks of a page; read again only when it, or a file it includes, changed."""
+    text = path.read_text(encoding="utf-8")
+    included = [ROOT / name for name in INCLUDE.findall(text)]
+    changed = [f.stat().st_mtime_ns for f in included if f.exists()]
+    return list(_read_blocks(text, tuple(changed)))
+
+
+@functools.lru_cache(maxsize=512)
+def _read_blocks(text: str, changed: tuple[int, ...]) -> list[Block]:
+    return parser().blocks(text)
 
 
 def runnable(blocks: list[Block]) -> Iterator[Block]:

@@ -140,33 +140,32 @@ def _catalogue_rows(path: Path) -> list[dict[str, str]]:
 
 def techniques() -> list[Technique]:
     """All techniques in the order of the catalogue."""
-    found = []
-    for row in _catalogue_rows(DOCS / "catalogue.csv"):
-        slug = f"{row['category']}/{row['slug']}"
-        page = DOCS / f"{slug}.md"
-        found.append(
-            Technique(
-                slug=slug,
-                category=row["category"],
-                planned_title=row["title"],
-                planned_year=int(row["year"]) if row.get("year") else None,
-                held_against=row["held_against"],
-                shown_to_work_by=row["shown_to_work_by"],
-                asked_for=row["asked_for"] == "yes",
-                facts=front_matter(page) if page.exists() else None,
-            )
-        )
-    return found
+    return [_technique(row) for row in _catalogue_rows(DOCS / "catalogue.csv")]
 
 
 def technique(slug: str) -> Technique:
-    for t in techniques():
-        if t.slug == slug:
-            return t
-    near = difflib.get_close_matches(slug, [t.slug for t in techniques()], 1)
-    raise SiteError(
-        f"unknown technique {slug!r}"
-        + (f"; did you mean {near[0]!r}?" if near else "; see docs/catalogue.csv")
+    slugs = []
+    for row in _catalogue_rows(DOCS / "catalogue.csv"):
+        slugs.append(f"{row['category']}/{row['slug']}")
+        if slugs[-1] == slug:
+            return _technique(row)
+    near = difflib.get_close_matches(slug, slugs, 1)
+    cure = f"; did you mean {near[0]!r}?" if near else "; see docs/catalogue.csv"
+    raise SiteError(f"unknown technique {slug!r}{cure}")
+
+
+def _technique(row: dict[str, str]) -> Technique:
+    slug = f"{row['category']}/{row['slug']}"
+    page = DOCS / f"{slug}.md"
+    return Technique(
+        slug=slug,
+        category=row["category"],
+        planned_title=row["title"],
+        planned_year=int(row["year"]) if row.get("year") else None,
+        held_against=row["held_against"],
+        shown_to_work_by=row["shown_to_work_by"],
+        asked_for=row["asked_for"] == "yes",
+        facts=front_matter(page) if page.exists() else None,
     )
 
 
