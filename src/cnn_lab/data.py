@@ -11,8 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,6 +44,10 @@ def digits(split: Split, size: int = 8) -> tuple[Tensor, Tensor]:
 
 @cache
 def _scans() -> dict[str, tuple[Tensor, Tensor]]:
+    # Here, because the rest of the file works beside a bare torch.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     scans = load_digits()
     images = torch.from_numpy(scans.images).float().unsqueeze(1) / 16
     labels = torch.from_numpy(scans.target).long()

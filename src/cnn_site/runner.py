@@ -65,6 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
                 f"--device {device}: torch {torch.__version__} sees no GPU here; nothing was run",
                 returncode=2,
             )
+        if config.args_source is not pytest.Config.ArgsSource.ARGS:
+            # What differs on another device, and nothing that needs more than torch and pure Python.
+            config.args = [str(ROOT / "tests/site/test_devices.py"), str(ROOT / "docs")]
 
 
 def page_slug(path: Path) -> str | None:
