@@ -157,3 +157,20 @@ def test_the_search_index_leaves_the_api_out(built_site: Path) -> None:
     assert not [
         d["location"] for d in index["docs"] if d["location"].startswith("api/")
     ]
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs/api").glob("*.md")), ids=lambda p: p.stem
+)
+def test_an_api_page_folds_nothing_but_source_code(
+    page: Path, built_site: Path
+) -> None:
+    """`Word: text` above an indented line is a section to griffe, which folds it."""
+    root = html.parse(str(built(built_site, page))).getroot()
+    titles = [
+        d.text_content().strip()[:60]
+        for d in root.cssselect("article details:not(.mkdocstrings-source)")
+    ]
+    assert not titles, (
+        f"{page.relative_to(ROOT)}: folded: {titles}; do not indent the line after it"
+    )

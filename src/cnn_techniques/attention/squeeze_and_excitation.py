@@ -1,7 +1,7 @@
 """Squeeze-and-Excitation: let the whole image decide how loud each channel is.
 
 Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507,
-    section 3.
+section 3.
 Legend: N images, C channels, H x W pixels, R = C / r squeeze channels.
 """
 

@@ -1,9 +1,9 @@
 """Knowledge distillation: learn from what a larger network thinks of every class.
 
 Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015,
-    arXiv:1503.02531, section 2.
+arXiv:1503.02531, section 2.
 Legend: N images, K classes, z logits of the student, v logits of the teacher,
-    T temperature, p and q softened probabilities of the teacher and the student.
+T temperature, p and q softened probabilities of the teacher and the student.
 """
 
 # --8<-- [start:imports]

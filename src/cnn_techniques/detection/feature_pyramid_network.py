@@ -1,9 +1,9 @@
 """Feature pyramid: maps of every scale, each of which knows what the coarsest knows.
 
 Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017,
-    arXiv:1612.03144, section 3.
+arXiv:1612.03144, section 3.
 Legend: N images, C_l channels and H_l x W_l size of the backbone's map l, D channels of
-    every pyramid level.
+every pyramid level.
 """
 
 # --8<-- [start:imports]

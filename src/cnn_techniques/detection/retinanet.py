@@ -1,9 +1,9 @@
 """RetinaNet: classify and refine a dense grid of boxes, learning from the hard ones.
 
 Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017,
-    arXiv:1708.02002, sections 3 and 4.
+arXiv:1708.02002, sections 3 and 4.
 Legend: N images, H x W pixels, D pyramid channels, K classes, A anchors of all levels,
-    M objects of an image; boxes are (x1, y1, x2, y2) in pixels.
+M objects of an image; boxes are (x1, y1, x2, y2) in pixels.
 """
 
 # --8<-- [start:imports]

@@ -1,9 +1,9 @@
 """ResNet: layers learn what to add to their input, so that deeper networks still train.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
-    arXiv:1512.03385, section 3, table 1.
+arXiv:1512.03385, section 3, table 1.
 Legend: N images, C channels, H x W pixels, K classes,
-    D width of a stage, s stride, E expansion of a block.
+D width of a stage, s stride, E expansion of a block.
 """
 
 # --8<-- [start:imports]

@@ -1,7 +1,7 @@
 """AdamW: steps of a similar size in every coordinate, and a decay of its own.
 
 Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
-    arXiv:1711.05101, algorithm 2; Kingma and Ba, arXiv:1412.6980, for Adam.
+arXiv:1711.05101, algorithm 2; Kingma and Ba, arXiv:1412.6980, for Adam.
 Legend: theta a parameter of any shape, g its gradient, t the step counted from 1.
 """
 

@@ -1,8 +1,8 @@
 """U-Net: a path down learns what is in the image, one up where; levels are joined.
 
 Source: Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image
-    Segmentation", MICCAI 2015, arXiv:1505.04597, section 2 and figure 1;
-    initialisation from section 3.
+Segmentation", MICCAI 2015, arXiv:1505.04597, section 2 and figure 1;
+initialisation from section 3.
 Legend: N images, C channels, H x W pixels, K classes, F = width.
 """
 
@@ -53,10 +53,9 @@ class UNet(nn.Module):
             (paper: 64).
         padding: 0 for the paper's unpadded convolutions, 1 to keep the image's size.
 
-    Shape: (N, C, H, W) -> (N, K, H', W'), scores before the softmax.
-        padding 0: H' = H - 184, for an H of 188, 204, 220, ...
-        padding 1: H' = H, for an H of 16, 32, 48, ...
-        The same for W.
+    Shape: (N, C, H, W) -> (N, K, H', W'), scores before the softmax. With padding 0,
+    H' = H - 184 for an H of 188, 204, 220, ...; with padding 1, H' = H for an H of
+    16, 32, 48, ...; the same for W.
     Parameters: 31,030,658 with the paper's numbers.
     Raises: ValueError for a number below 1, another padding, an input of another shape.
     """

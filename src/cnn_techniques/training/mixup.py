@@ -1,7 +1,7 @@
 """Mixup: train on blends of two images, with the same blend of their labels.
 
 Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018,
-    arXiv:1710.09412, section 2.
+arXiv:1710.09412, section 2.
 Legend: N images in the batch, K classes, ... whatever one image has, usually (C, H, W).
 """
 
