@@ -135,7 +135,10 @@ class PageParser:
         for entry in listed:
             configs |= entry if isinstance(entry, dict) else {entry: {}}
         configs = {name: configs[name] or {} for name in WANTED if name in configs}
-        configs.get("pymdownx.superfences", {}).pop("custom_fences", None)
+        snippets = configs[
+            "pymdownx.snippets"
+        ]  # paths from the root, wherever it is run
+        snippets["base_path"] = [str(ROOT / p) for p in snippets["base_path"]]
         md = markdown.Markdown(extensions=list(configs), extension_configs=configs)
         site = md.preprocessors["fenced_code_block"]
         self.fences = _Fences(md)
