@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision.models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_site.equivalence import compare
 from cnn_site.figures.check import check
+from cnn_site.speed import beside_its_reference
+from cnn_site.variants import Variant, each, reference
 from cnn_techniques.attention import SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
@@ -26,13 +27,16 @@ from cnn_techniques.modern import (
     resnet152,
 )
 
-SIZES: dict[str, Callable[..., ResNet]] = {
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "resnet50": resnet50,
-    "resnet101": resnet101,
-    "resnet152": resnet152,
-}
+SMALLEST = Variant(resnet18, "ResNet-18", "torchvision.models.resnet18")
+VARIANTS = [
+    SMALLEST,
+    Variant(resnet34, "ResNet-34", "torchvision.models.resnet34", net="slow"),
+    Variant(resnet50, "ResNet-50", "torchvision.models.resnet50"),
+    Variant(resnet101, "ResNet-101", "torchvision.models.resnet101", net="slow"),
+    Variant(resnet152, "ResNet-152", "torchvision.models.resnet152", net="slow"),
+]
+
+CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "BasicBlock": lambda: (BasicBlock(16, 32, stride=2), (torch.randn(2, 16, 9, 12),)),
@@ -45,36 +49,14 @@ def se(channels: int) -> SqueezeExcitation:
     return SqueezeExcitation(channels, max(8, channels // 16))
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_names_shapes_and_order_are_torchvisions(name: str) -> None:
-    with torch.device("meta"):
-        ours, reference = SIZES[name](), getattr(torchvision.models, name)()
-    mine, theirs = ours.state_dict(), reference.state_dict()
-    assert list(mine) == list(theirs)
-    assert [v.shape for v in mine.values()] == [v.shape for v in theirs.values()]
-
-
-def test_parameters_and_multiply_adds_of_every_size(evidence) -> None:
+def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -> None:
     rows = {}
-    for name, make in SIZES.items():
+    for variant in VARIANTS:
         with torch.device("meta"):
-            model, image = make().eval(), torch.empty(1, 3, 224, 224)
-        cost = model_cost(model, image)
-        weights = getattr(torchvision.models, f"ResNet{name[6:]}_Weights").IMAGENET1K_V1
-        assert cost.params == weights.meta["num_params"]
-        assert round(cost.macs / 1e9, 2) == pytest.approx(
-            weights.meta["_ops"], abs=0.011
-        )
+            model = variant.make()
+        kind = "bottleneck" if isinstance(model.layer1[0], Bottleneck) else "basic"
         layers = ", ".join(str(len(getattr(model, stage))) for stage in model.stages)
-        rows[name] = {
-            "name": f"ResNet-{name[6:]}",
-            "block": "bottleneck"
-            if isinstance(model.layer1[0], Bottleneck)
-            else "basic",
-            "layers": layers,
-            "params": cost.params,
-            "macs": cost.macs,
-        }
+        rows[variant.key] = {**variant.form(), "block": kind, "layers": layers}
     evidence.computed("cost", rows)
 
 
@@ -92,36 +74,18 @@ def test_multiply_adds_with_the_stride_where_the_paper_has_it(evidence) -> None:
     evidence.computed("stride", rows)
 
 
-def test_weights_of_torchvision_load_strictly_and_ours_load_there() -> None:
-    ours, reference = resnet18(), torchvision.models.resnet18()
-    ours.load_state_dict(reference.state_dict(), strict=True)
-    reference.load_state_dict(resnet18().state_dict(), strict=True)
-
-
-INPUT = (2, 3, 48, 64)
-SLOW = {"resnet34", "resnet101", "resnet152"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in SIZES]
-)
-def test_computes_what_torchvision_computes(name: str, evidence) -> None:
-    result = compare(
-        SIZES[name](), getattr(torchvision.models, name)(), torch.randn(INPUT)
-    )
-    evidence.equivalent(
-        name, result, reference=f"torchvision.models.{name}", settings="defaults"
-    )
+@each(VARIANTS)
+def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
+    variant.hold(evidence, torch.randn(2, 3, 48, 64))
 
 
 @pytest.mark.slow
 def test_with_squeeze_and_excitation_it_computes_what_timms_seresnet_computes(
     evidence,
 ) -> None:
-    timm = pytest.importorskip("timm")
     ours = ResNet(BasicBlock, (2, 2, 2, 2), attention=se)
     result = compare(
-        ours, timm.create_model("seresnet18"), torch.randn(INPUT), match="order"
+        ours, reference("timm.seresnet18"), torch.randn(2, 3, 48, 64), match="order"
     )
     settings = (
         "attention=SqueezeExcitation(C, max(8, C // 16)); parameters paired by order"
@@ -352,6 +316,34 @@ def train_all(
         pair = paired(accuracies[f"residual{depth}"], accuracies[f"plain{depth}"])
         pairs[str(depth)] = {"name": f"residual - plain, {depth} layers", **pair}
     return {"seeds": len(seeds), "arms": rows, "paired": pairs}
+
+
+def train_smallest(seed: int) -> dict[str, object]:
+    from cnn_lab.trial import learn_digits
+
+    torch.manual_seed(seed)
+    return learn_digits(resnet18(num_classes=10), seed=seed)
+
+
+def train_seeds(seeds: list[int]) -> dict[str, object]:
+    from cnn_lab.trial import trials
+
+    arms = {"resnet18": ("ResNet-18", {})}
+    return trials(train_smallest, seeds, CACHE / "resnet18.jsonl", arms)
+
+
+@pytest.mark.record
+def test_record_it_learns_the_digits(evidence) -> None:
+    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
+
+
+def measure_speed(shape: list[int]) -> dict[str, object]:
+    return beside_its_reference(SMALLEST, shape)
+
+
+@pytest.mark.record
+def test_record_speed_beside_torchvisions(evidence) -> None:
+    evidence.measured("speed", arguments={"shape": [4, 3, 128, 128]}, run=measure_speed)
 
 
 @pytest.mark.record
