@@ -64,18 +64,46 @@
     }
   }
 
+  function sortable() {                                  // a table of numbers: each head becomes a button
+    for (const head of all("table.sorts thead tr:last-child th")) {
+      if (one("button", head)) continue;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+    }
+  }
+
+  function sort(button) {                                // largest first, smallest first, as it was; names the other way
+    const head = button.parentNode, body = one("tbody", button.closest("table")), col = head.cellIndex;
+    const ways = col ? ["descending", "ascending", ""] : ["ascending", "descending", ""];
+    const way = ways[(ways.indexOf(head.getAttribute("aria-sort") || "") + 1) % 3];
+    const rows = all("tr", body);
+    rows.forEach((row, i) => { row.n ??= i; });
+    const key = row => {                                 // no value goes last in both directions
+      const cell = row.cells[col], v = cell.dataset.v ?? cell.textContent.toLowerCase();
+      return !way ? row.n : v === "" ? null : isNaN(v) ? v : +v;
+    };
+    const dir = way === "descending" ? -1 : 1;
+    body.append(...rows.map(row => [key(row), row]).sort(([a, x], [b, y]) =>
+      a === b ? x.n - y.n : a === null ? 1 : b === null ? -1 : a < b ? -dir : dir).map(pair => pair[1]));
+    all("[aria-sort]", head.parentNode).forEach(th => th.removeAttribute("aria-sort"));
+    if (way) head.setAttribute("aria-sort", way);
+  }
+
   const on = (type, sel, act) => document.addEventListener(type, e => {
     const hit = e.target.closest?.(sel);
     if (hit) act(hit, hit.closest(".cat"));
   });
   on("input", ".cat", cat => apply(cat));
   on("click", "button", press);
+  on("click", ".sorts thead button", sort);
   addEventListener("hashchange", restore);
   addEventListener("resize", () => setTimeout(reachable, 300));
   function reachable() {                                 // a long program scrolls: with the keyboard too
     for (const code of all(".run pre > code")) if (code.scrollHeight > code.clientHeight + 1) code.tabIndex = 0;
   }
 
-  const start = () => { restore(); guess(); setTimeout(reachable, 300); };  // after the theme, which takes tabindex away
+  const start = () => { restore(); guess(); sortable(); setTimeout(reachable, 300); };  // after the theme, which takes tabindex away
   window.document$ ? document$.subscribe(start) : start();
 })();

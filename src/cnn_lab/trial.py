@@ -29,27 +29,26 @@ def learn_digits(
     model: nn.Module,
     *,
     pixels: int = 32,
-    channels: int = 3,
     epochs: int = 10,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> Json:
-    """Train on the 1,200 digits, in equal colours, and test on the 597 others.
+    """Train on the 1,200 digits, in three equal colours, and test on the 597 others.
 
     AdamW, weight decay 0.01, a one-cycle schedule. At the end one pass over the training
     images sets the batch norms' statistics: with the momentum of 0.01 that some networks
     have, so few steps would leave them near their start.
 
     Args:
-        model: of that many channels and 10 classes; its scores, or a tuple of which they are
+        model: of 3 channels and 10 classes; its scores, or a tuple of which they are
             the first, are trained with cross-entropy.
         pixels: height and width that the scans are resized to.
 
     Returns: accuracy on the test images after the last epoch, and the loss by epoch.
     """
     images, labels = digits("train", pixels)
-    images = images.expand(-1, channels, -1, -1)
+    images = images.expand(-1, 3, -1, -1)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, weight_decay=0.01
     )
@@ -71,7 +70,7 @@ def learn_digits(
     torch.optim.swa_utils.update_bn(torch.split(images, 100), model)
     tests, truth = digits("test", pixels)
     return {
-        "accuracy": accuracy(model, tests.expand(-1, channels, -1, -1), truth),
+        "accuracy": accuracy(model, tests.expand(-1, 3, -1, -1), truth),
         "curve": [epoch["loss"] for epoch in history],
     }
 

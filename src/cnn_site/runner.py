@@ -168,7 +168,9 @@ def _clean_start(
             monkeypatch.setitem(
                 sys.modules, name, None
             )  # a copied block has only torch
-    if any("get_state_dict(" in b.code for b in getattr(request.node.code, "chain", [])):
+    if any(
+        "get_state_dict(" in b.code for b in getattr(request.node.code, "chain", [])
+    ):
         monkeypatch.setattr(
             "torchvision.models._api.load_state_dict_from_url", published_weights
         )

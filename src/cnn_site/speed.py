@@ -37,7 +37,8 @@ def beside_its_reference(variant: Variant, shape: list[int]) -> Json:
 
     Returns arms (forward, forward with channels_last, training step with SGD) with `ratio`, the reference's time through
     ours, median of pairs, then of three processes (above 1: ours is faster), the range over them, and our seconds; `gain`, what
-    channels_last buys our forward pass; the peak memory of a process that makes one training step, in MiB.
+    channels_last buys our forward pass; by how much one training step raises the peak
+    memory of a fresh process, in MiB, median of three.
     """
     task = {
         "ours": [variant.make.__module__, variant.make.__name__],
@@ -47,10 +48,10 @@ def beside_its_reference(variant: Variant, shape: list[int]) -> Json:
         "shape": shape,
     }
     found = [_process({**task, "first": n % 2}) for n in range(PROCESSES)]
-    memory = {
-        side: _process({**task, "memory": side})["peak"]
-        for side in ("ours", "reference")
-    }
+    memory: Json = {}
+    for side in ("ours", "reference"):
+        peaks = [_process({**task, "memory": side})["peak"] for _ in range(PROCESSES)]
+        memory[side] = statistics.median(peaks)
     arms = {}
     for phase, title in PHASES.items():
         ratios = [f[phase]["ratio"] for f in found]

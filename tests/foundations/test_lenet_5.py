@@ -113,11 +113,12 @@ def test_the_networks_cost_what_the_page_says(evidence) -> None:
     today = model_cost(LeNet5(), torch.zeros(1, 1, 32, 32))
     original = model_cost(LeNet5Paper(), torch.zeros(1, 1, 32, 32))
     assert today.params == 61_706
-    rows = {"paper": ("The paper's", original), "today": ("Today's", today)}
+    names = ("LeNet-5, the paper's", "LeNet-5, today's")
+    rows = {"paper": (names[0], original), "today": (names[1], today)}
     evidence.computed(
         "cost",
         {
-            key: {"name": name, "params": cost.params, "macs": cost.macs}
+            key: {"name": name, "params": cost.params, "macs": cost.macs, "pixels": 32}
             for key, (name, cost) in rows.items()
         },
     )
@@ -372,3 +373,22 @@ def test_both_networks_learn_the_digits(evidence) -> None:
     )
     for arm in result["arms"].values():
         assert arm["accuracy"]["low"] > 0.95
+
+
+def train_today(seed: int) -> dict[str, Any]:
+    from cnn_lab.trial import learn_digits
+
+    torch.manual_seed(seed)
+    return learn_digits(LeNet5(in_channels=3), seed=seed)
+
+
+def train_seeds(seeds: list[int]) -> dict[str, Any]:
+    from cnn_lab.trial import trials
+
+    cache = Path(__file__).parents[2] / ".cache" / "record" / "lenet5.jsonl"
+    return trials(train_today, seeds, cache, {"today": ("LeNet-5, today's", {})})
+
+
+@pytest.mark.record
+def test_record_it_learns_the_digits(evidence) -> None:
+    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)

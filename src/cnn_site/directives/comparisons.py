@@ -27,7 +27,15 @@ def equivalence(page: Page, arguments: list[str], settings: Any) -> str:
     more = [
         _equivalence_row(name, row) for name, row in rows.items() if name not in first
     ]
-    return fill("equivalence", t=t, rows=boxes, more=more, devices=_devices(t.record))
+    variants = t.record.get("computed", {}).get("cost", {}).values()
+    return fill(
+        "equivalence",
+        t=t,
+        rows=boxes,
+        more=more,
+        forms=sum("net" in row for row in variants),
+        devices=_devices(t.record),
+    )
 
 
 def differences(page: Page, arguments: list[str], settings: Any) -> str:

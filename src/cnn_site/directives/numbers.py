@@ -1,5 +1,6 @@
 """Numbers of a record: tables whose columns are of one kind each, and single ones in a sentence."""
 
+import itertools
 import json
 import re
 from typing import Any
@@ -40,9 +41,9 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         kind = next((k for k in KINDS if k in column), None)
         if kind is None:
             raise SiteError(f"column {column} names none of {', '.join(KINDS)}")
-        made = [_cell(t, record, base, key, column, kind) for key in chosen]
-        for key, cell in zip(chosen, made, strict=True):
-            cells[key].append(cell)
+        made = [cell(t, record, base, key, column, kind) for key in chosen]
+        for key, one in zip(chosen, made, strict=True):
+            cells[key].append(one)
         note = _note(t, record, table, column, kind, chosen)
         told = json.dumps(note, sort_keys=True)
         if note and told not in marks:
@@ -51,12 +52,6 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         columns.append(
             {"head": column["head"], "kind": kind, "mark": marks.get(told, "")}
         )
-    groups: list[list[Any]] = []
-    for c in columns:
-        if groups and groups[-1][0] == c["kind"]:
-            groups[-1][1] += 1
-        else:
-            groups.append([c["kind"], 1])
     rows = [
         {
             "name": base[key].get("name", key) if key in base else key,
@@ -69,11 +64,16 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         t=t,
         label=settings.get("label", "Numbers"),
         first=settings.get("first", ""),
-        groups=groups,
+        groups=groups_of([c["kind"] for c in columns]),
         columns=columns,
         rows=rows,
         notes=notes,
     )
+
+
+def groups_of(kinds: list[str]) -> list[tuple[str, int]]:
+    """Runs of columns of one kind: the heads above the heads."""
+    return [(kind, len(list(run))) for kind, run in itertools.groupby(kinds)]
 
 
 def _arms(record: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ def _arms(record: dict[str, Any], name: str) -> dict[str, Any] | None:
     return arms
 
 
-def _cell(
+def cell(
     t: Technique,
     record: dict[str, Any],
     base: dict[str, Any],
@@ -99,7 +99,7 @@ def _cell(
             if row and "digits" not in column
             else column.get("digits")
         )
-        return {"kind": kind, "text": _number(value, column, digits), "pm": ""}
+        return {"kind": kind, "text": number(value, column, digits), "pm": ""}
     if kind == "computed":
         value = base.get(key, {}).get(column["computed"])
     else:
@@ -111,13 +111,13 @@ def _cell(
         half = (value["high"] - value["low"]) / 2
         return {
             "kind": kind,
-            "text": _number(value["mean"], column),
-            "pm": "± " + _number(half, column),
+            "text": number(value["mean"], column),
+            "pm": "± " + number(half, column),
         }
-    return {"kind": kind, "text": _number(value, column), "pm": ""}
+    return {"kind": kind, "text": number(value, column), "pm": ""}
 
 
-def _number(value: Any, column: dict[str, Any], digits: int | None = None) -> str:
+def number(value: Any, column: dict[str, Any], digits: int | None = None) -> str:
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -210,6 +210,19 @@ def _sentence(text: str) -> str:
     return text if not text or text.endswith(".") else text + "."
 
 
+def resolve(value: Any, names: list[str]) -> Any:
+    """What stands at a path of keys and list places; LookupError with the names there are."""
+    for n in names:
+        if isinstance(value, list) and n.lstrip("-").isdigit():
+            value = value[int(n)]
+        elif isinstance(value, dict) and n in value:
+            value = value[n]
+        else:
+            has = f"; there is {', '.join(value)}" if isinstance(value, dict) else ""
+            raise LookupError(f"{n!r}{has}")
+    return value
+
+
 def inline_number(page: Page, expression: str) -> tuple[str, str]:
     """`cost.resnet50.params/1e6:.2f` -> ("25.56", "computed"); the first word is a table, a measured result, or `published`."""
     m = re.fullmatch(
@@ -233,20 +246,12 @@ def inline_number(page: Page, expression: str) -> tuple[str, str]:
         entry = record.get("measured", {}).get(names[0], {})
         measured = {**entry.get("result", {}), "arguments": entry.get("arguments")}
         value = record.get("computed", {}).get(names[0]) or measured
-        for n in names[1:]:
-            if isinstance(value, list) and n.lstrip("-").isdigit():
-                value = value[int(n)]
-            elif isinstance(value, dict) and n in value:
-                value = value[n]
-            else:
-                has = (
-                    f"; there is {', '.join(map(str, value))}"
-                    if isinstance(value, dict)
-                    else ""
-                )
-                raise SiteError(
-                    f"[[={expression}]]: docs/evidence/{page.slug}.json has no {n!r}{has}"
-                )
+        try:
+            value = resolve(value, names[1:])
+        except LookupError as error:
+            raise SiteError(
+                f"[[={expression}]]: docs/evidence/{page.slug}.json has no {error}"
+            ) from None
     if m[2]:
         value = value / float(m[3]) if m[2] == "/" else value * float(m[3])
     shown = format(value, m[4] or ("," if isinstance(value, int) else ""))

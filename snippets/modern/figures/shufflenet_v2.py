@@ -1,0 +1,14 @@
+from cnn_site.figures import Figure, conv, data, stack
+
+figure = Figure(
+    "modern/shufflenet-v2",
+    "ShuffleNet v2",
+    "One or two sentences that replace the picture.",
+    stack(data("x, C × H × W"), conv("Conv 3×3, C"), data("y, C × H × W")),
+)
+
+
+def module():  # what the figure is held against
+    from cnn_techniques.modern import ShuffleNetV2
+
+    return ShuffleNetV2(64)

@@ -1,0 +1,106 @@
+"""One table over many techniques: the rows of all their records, or one row a page."""
+
+import math
+from typing import Any
+
+from cnn_site import pages
+from cnn_site.pages import SiteError, Technique
+
+from .base import Page, fill
+from .numbers import KINDS, cell, groups_of, hardware, number, resolve
+
+
+def across(page: Page, arguments: list[str], settings: Any) -> str:
+    """Every technique of the categories `of` that has the table: `[[across cost]]`.
+
+    With `rows: pages` the table is a measured result, each page has one row, and a column names a path in that result.
+    `mean: geometric` in a column adds a last row. The table can be sorted by any column.
+    """
+    table, one_a_page = arguments[0], settings.get("rows") == "pages"
+    columns = settings["columns"]
+    there = [t for c in settings["of"] for t in pages.in_category(c) if t.facts]
+    rows = []
+    for t in there:
+        record = t.record
+        result = record.get("measured", {}).get(table, {}).get("result")
+        if one_a_page and result:
+            told = [(resolve(result, _path(c)), c) for c in columns]
+            cells = [{**_cell(v, c), "kind": "measured"} for v, c in told]
+            rows.append(_row(t, t.short, cells))
+        elif not one_a_page:
+            base = record.get("computed", {}).get(table) or (result or {}).get(
+                "arms", {}
+            )
+            for key, row in base.items():
+                cells = [_of_table(t, record, base, key, c) for c in columns]
+                rows.append(_row(t, row.get("name", key), cells))
+    if not rows:
+        raise SiteError(f"no technique of {settings['of']} has a table {table!r}")
+    return fill(
+        "across",
+        label=settings.get("label", "All networks"),
+        first=settings.get("first", "Network"),
+        groups=groups_of([_kind(c) for c in columns]),
+        columns=[{"head": c["head"], "kind": _kind(c)} for c in columns],
+        rows=rows,
+        mean=_means(rows, columns),
+        notes=[c["note"] for c in columns if c.get("note")] + _hardware(there, table),
+    )
+
+
+def _kind(column: dict[str, Any]) -> str:
+    return next(k for k in KINDS if k in column)
+
+
+def _path(column: dict[str, Any]) -> list[str]:
+    return str(column["measured"]).split(".")
+
+
+def _row(t: Technique, name: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"url": f"/{t.slug}.md", "name": name, "year": t.year, "cells": cells}
+
+
+def _of_table(
+    t: Technique,
+    record: dict[str, Any],
+    base: dict[str, Any],
+    key: str,
+    column: dict[str, Any],
+) -> dict[str, Any]:
+    kind = _kind(column)
+    found = cell(t, record, base, key, column, kind)
+    if kind == "published":
+        row = pages.published(t.slug, key, column["published"])
+        value: Any = float(row["value"]) if row else None
+    else:
+        value = base.get(key, {}).get(column[kind])
+    return {**found, "value": value["mean"] if isinstance(value, dict) else value}
+
+
+def _cell(value: Any, column: dict[str, Any]) -> dict[str, Any]:
+    return {"text": number(value, column), "pm": "", "value": value}
+
+
+def _means(
+    rows: list[dict[str, Any]], columns: list[dict[str, Any]]
+) -> list[str] | None:
+    """The last row: the geometric mean of the columns that ask for it."""
+    if not any(c.get("mean") for c in columns):
+        return None
+    shown = []
+    for n, column in enumerate(columns):
+        values = [r["cells"][n]["value"] for r in rows if r["cells"][n]["value"]]
+        wanted = column.get("mean") == "geometric" and values
+        mean = (
+            math.exp(math.fsum(map(math.log, values)) / len(values)) if wanted else None
+        )
+        shown.append(number(mean, column) if wanted else "")
+    return shown
+
+
+def _hardware(there: list[Technique], table: str) -> list[str]:
+    """With what the measured rows were made, each once."""
+    made = [t.record.get("measured", {}).get(table) for t in there]
+    return list(
+        dict.fromkeys(hardware(entry["environment"]) + "." for entry in made if entry)
+    )

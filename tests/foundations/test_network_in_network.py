@@ -1,0 +1,21 @@
+"""Why Network in Network is right."""
+
+import torch
+
+from cnn_site.equivalence import compare
+from cnn_techniques.foundations import NetworkInNetwork
+
+DEVICE_CASES = {
+    "NetworkInNetwork": lambda: (NetworkInNetwork(64), (torch.randn(2, 64, 9, 7),))
+}
+
+
+def test_equals_the_reference(evidence) -> None:
+    images = torch.randn(2, 64, 9, 7)
+    comparison = compare(NetworkInNetwork(64), reference, images)  # noqa: F821
+    evidence.equivalent(
+        "block",
+        comparison,
+        reference="torchvision.ops.NetworkInNetwork",
+        settings="defaults",
+    )

@@ -1,0 +1,21 @@
+"""Why EfficientNetV2 is right."""
+
+import torch
+
+from cnn_site.equivalence import compare
+from cnn_techniques.modern import EfficientNetV2
+
+DEVICE_CASES = {
+    "EfficientNetV2": lambda: (EfficientNetV2(64), (torch.randn(2, 64, 9, 7),))
+}
+
+
+def test_equals_the_reference(evidence) -> None:
+    images = torch.randn(2, 64, 9, 7)
+    comparison = compare(EfficientNetV2(64), reference, images)  # noqa: F821
+    evidence.equivalent(
+        "block",
+        comparison,
+        reference="torchvision.ops.EfficientNetV2",
+        settings="defaults",
+    )

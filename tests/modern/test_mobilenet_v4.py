@@ -1,0 +1,19 @@
+"""Why MobileNet v4 is right."""
+
+import torch
+
+from cnn_site.equivalence import compare
+from cnn_techniques.modern import MobileNetV4
+
+DEVICE_CASES = {"MobileNetV4": lambda: (MobileNetV4(64), (torch.randn(2, 64, 9, 7),))}
+
+
+def test_equals_the_reference(evidence) -> None:
+    images = torch.randn(2, 64, 9, 7)
+    comparison = compare(MobileNetV4(64), reference, images)  # noqa: F821
+    evidence.equivalent(
+        "block",
+        comparison,
+        reference="torchvision.ops.MobileNetV4",
+        settings="defaults",
+    )

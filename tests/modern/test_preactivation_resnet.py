@@ -1,0 +1,24 @@
+"""Why Pre-activation ResNet is right."""
+
+import torch
+
+from cnn_site.equivalence import compare
+from cnn_techniques.modern import PreActivationResNet
+
+DEVICE_CASES = {
+    "PreActivationResNet": lambda: (
+        PreActivationResNet(64),
+        (torch.randn(2, 64, 9, 7),),
+    )
+}
+
+
+def test_equals_the_reference(evidence) -> None:
+    images = torch.randn(2, 64, 9, 7)
+    comparison = compare(PreActivationResNet(64), reference, images)  # noqa: F821
+    evidence.equivalent(
+        "block",
+        comparison,
+        reference="torchvision.ops.PreActivationResNet",
+        settings="defaults",
+    )
