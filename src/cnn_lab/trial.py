@@ -29,7 +29,7 @@ def learn_digits(
     model: nn.Module,
     *,
     pixels: int = 32,
-    epochs: int = 10,
+    epochs: int = 6,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     seed: int = 0,

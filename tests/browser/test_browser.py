@@ -216,6 +216,26 @@ def test_the_catalogue_filters_sorts_and_remembers(visit: New) -> None:
     assert len(rows(again)) == len(pages.in_category("attention"))
 
 
+def test_a_table_of_networks_sorts_by_any_column_and_back(visit: New) -> None:
+    page = visit().go("networks/")
+    table = page.locator(".sorts").first
+    names = "rows => rows.map(r => r.cells[0].textContent)"
+    before = table.locator("tbody tr").evaluate_all(names)
+    button = table.get_by_role("button", name="Parameters")
+    button.click()
+    values = "rows => rows.map(r => +r.cells[1].dataset.v)"
+    sizes = table.locator("tbody tr").evaluate_all(values)
+    assert sizes == sorted(sizes, reverse=True)
+    assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    button.click()
+    assert table.locator("tbody tr").evaluate_all(values) == sizes[::-1]
+    button.click()
+    assert table.locator("tbody tr").evaluate_all(names) == before
+    table.get_by_role("button", name="Top-1").last.click()
+    last = table.locator("tbody tr").last
+    assert last.locator("td").last.text_content() == "–"  # no value: at the end
+
+
 def test_search_opens_from_the_home_page_and_finds_a_technique(visit: New) -> None:
     page = visit().go("")
     page.click(".ask")

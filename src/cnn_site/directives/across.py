@@ -13,6 +13,9 @@ from .numbers import KINDS, cell, groups_of, hardware, number, resolve
 def across(page: Page, arguments: list[str], settings: Any) -> str:
     """Every technique of the categories `of` that has the table: `[[across cost]]`.
 
+    `only` lists rows as "category/slug row", in order. A published column may name several quantities, of which each row
+    shows the first it has, and with `show: conditions` says what the number is of.
+
     With `rows: pages` the table is a measured result, each page has one row, and a column names a path in that result.
     `mean: geometric` in a column adds a last row. The table can be sorted by any column.
     """
@@ -26,14 +29,16 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
         if one_a_page and result:
             told = [(resolve(result, _path(c)), c) for c in columns]
             cells = [{**_cell(v, c), "kind": "measured"} for v, c in told]
-            rows.append(_row(t, t.short, cells))
+            rows.append(_row(t, "", t.short, cells))
         elif not one_a_page:
             base = record.get("computed", {}).get(table) or (result or {}).get(
                 "arms", {}
             )
             for key, row in base.items():
                 cells = [_of_table(t, record, base, key, c) for c in columns]
-                rows.append(_row(t, row.get("name", key), cells))
+                rows.append(_row(t, key, row.get("name", key), cells))
+    if only := settings.get("only"):
+        rows = [_chosen(rows, name) for name in only]
     if not rows:
         raise SiteError(f"no technique of {settings['of']} has a table {table!r}")
     return fill(
@@ -56,8 +61,15 @@ def _path(column: dict[str, Any]) -> list[str]:
     return str(column["measured"]).split(".")
 
 
-def _row(t: Technique, name: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"url": f"/{t.slug}.md", "name": name, "year": t.year, "cells": cells}
+def _row(
+    t: Technique, key: str, name: str, cells: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "key": f"{t.slug} {key}",
+        "url": f"/{t.slug}.md",
+        "name": name,
+        "cells": cells,
+    }
 
 
 def _of_table(
@@ -68,13 +80,32 @@ def _of_table(
     column: dict[str, Any],
 ) -> dict[str, Any]:
     kind = _kind(column)
-    found = cell(t, record, base, key, column, kind)
     if kind == "published":
-        row = pages.published(t.slug, key, column["published"])
-        value: Any = float(row["value"]) if row else None
+        several = column["published"]
+        several = several if isinstance(several, list) else [several]
+        there = [row for q in several if (row := pages.published(t.slug, key, q))]
+        told = column.get("show", "value")
+        if not there or told != "value":
+            text = there[0][told] if there else "–"
+            return {
+                "kind": kind,
+                "text": text,
+                "pm": "",
+                "value": text if there else None,
+            }
+        column = {**column, "published": there[0]["quantity"]}
+        value: Any = float(there[0]["value"])
     else:
-        value = base.get(key, {}).get(column[kind])
+        value = base.get(key, {}).get(column[kind].rpartition(".")[2])
+    found = cell(t, record, base, key, column, kind)
     return {**found, "value": value["mean"] if isinstance(value, dict) else value}
+
+
+def _chosen(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    for row in rows:
+        if row["key"] == name:
+            return row
+    raise SiteError(f"no row {name!r}; there is {', '.join(r['key'] for r in rows)}")
 
 
 def _cell(value: Any, column: dict[str, Any]) -> dict[str, Any]:

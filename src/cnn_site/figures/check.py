@@ -33,6 +33,8 @@ WORDS = {  # what a figure writes -> what the trace says
     "+": "add",
     "×": "mul",
     "softmax": "Softmax",
+    "Layer scale": "mul",
+    "Squeeze-excitation": "SqueezeExcitation",
 }
 CALLS = {
     operator.add: "add",
