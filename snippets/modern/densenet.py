@@ -1,10 +1,20 @@
 import torch
+from torch import nn
 
-from cnn_techniques.modern import DenseNet
+from cnn_techniques.modern import DenseBlock, densenet121
 
 # --8<-- [start:usage]
 torch.manual_seed(0)
-layer = DenseNet(64)
-images = torch.randn(2, 64, 32, 32)
-print(f"{layer(images).mean():.3f}")
+model = densenet121(num_classes=10)
+images, labels = torch.randn(4, 3, 64, 96), torch.tensor([3, 1, 4, 1])
+maps = images
+for name, part in model.features.named_children():
+    maps = part(maps)
+    if isinstance(part, DenseBlock):
+        print(f"{name}: {len(part)} layers, {tuple(maps.shape)}")
+scores = model(images)
+print(f"scores: {tuple(scores.shape)}, standard deviation {scores.std():.3f}")
+loss = nn.functional.cross_entropy(scores, labels)
+print(f"loss of the untrained network: {loss:.3f}")
+print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
 # --8<-- [end:usage]

@@ -29,8 +29,8 @@ def learn_digits(
     model: nn.Module,
     *,
     pixels: int = 32,
-    epochs: int = 6,
-    batch_size: int = 32,
+    epochs: int = 3,
+    batch_size: int = 16,
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> Json:

@@ -15,6 +15,7 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -186,8 +187,11 @@ def published_weights(url: str, *args: object, **options: object) -> dict[str, A
 
     for name in list_models():
         if any(weights.url == url for weights in get_model_weights(name)):
-            weights: dict[str, Any] = get_model(name, weights=None).state_dict()
-            return weights
+            with warnings.catch_warnings():  # GoogLeNet and Inception, of their start
+                warnings.simplefilter("ignore", FutureWarning)
+                network = get_model(name, weights=None)
+            state: dict[str, Any] = network.state_dict()
+            return state
     raise ValueError(f"torchvision has no weights at {url}")
 
 

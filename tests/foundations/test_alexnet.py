@@ -109,7 +109,7 @@ def test_the_kernels_and_neurons_are_those_of_the_papers_text_and_figure_2(
     assert [tuple(m.weight.shape) for m in weighted] == list(KERNELS.values())
     # The first layer has 96 x 55 x 55 outputs; figure 2 says 253,440, which no
     # kernel of 11 x 11 with stride 4 gives.
-    neurons = [row.pop("neurons") for row in rows.values()]
+    neurons = [row["neurons"] for row in rows.values()]
     assert neurons[0] == 290_400
     assert neurons[1:] == NEURONS
     assert sum(row["params"] for row in rows.values()) == 60_965_224

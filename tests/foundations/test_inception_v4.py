@@ -1,24 +1,261 @@
-"""Why Inception-v4 and Inception-ResNet is right."""
+"""Inception-v4 and Inception-ResNet-v2 are timm's, tensor by tensor, from tables."""
 
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from cnn_site.equivalence import compare
-from cnn_techniques.foundations import InceptionV4AndInceptionResNet
+from cnn_site.figures.check import check
+from cnn_site.speed import beside_its_reference
+from cnn_site.variants import Variant, each
+from cnn_techniques.foundations import (
+    INCEPTION_RESNET_A,
+    INCEPTION_RESNET_B,
+    INCEPTION_RESNET_C,
+    INCEPTION_RESNET_V2,
+    INCEPTION_V4,
+    INCEPTION_V4_A,
+    INCEPTION_V4_B,
+    INCEPTION_V4_C,
+    InceptionFork,
+    InceptionNet,
+    InceptionResidual,
+    InceptionStage,
+    inception_resnet_v2,
+    inception_v4,
+)
+
+SMALLEST = Variant(
+    inception_v4, "Inception-v4", "timm.inception_v4", pixels=299, match="order"
+)
+VARIANTS = [
+    SMALLEST,
+    Variant(
+        inception_resnet_v2,
+        "Inception-ResNet-v2",
+        "timm.inception_resnet_v2",
+        pixels=299,
+        match="order",
+    ),
+]
+
+CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
-    "InceptionV4AndInceptionResNet": lambda: (
-        InceptionV4AndInceptionResNet(64),
-        (torch.randn(2, 64, 9, 7),),
-    )
+    "InceptionFork": lambda: (
+        InceptionFork(16, [[(8, 1)], [(8, 1), (16, (1, 7))], ["average", (8, 1)]]),
+        (torch.randn(2, 16, 9, 12),),
+    ),
+    "InceptionResidual": lambda: (
+        InceptionResidual(16, INCEPTION_RESNET_A, 0.17),
+        (torch.randn(2, 16, 9, 12),),
+    ),
+    "inception_v4": lambda: (
+        InceptionNet(INCEPTION_V4, 10, dropout=0.0),
+        (torch.randn(2, 3, 75, 107),),
+    ),
 }
 
 
-def test_equals_the_reference(evidence) -> None:
-    images = torch.randn(2, 64, 9, 7)
-    comparison = compare(InceptionV4AndInceptionResNet(64), reference, images)  # noqa: F821
-    evidence.equivalent(
-        "block",
-        comparison,
-        reference="torchvision.ops.InceptionV4AndInceptionResNet",
-        settings="defaults",
+def test_shapes_order_and_costs_of_both_networks_are_timms(evidence) -> None:
+    evidence.computed("cost", {v.key: v.form() for v in VARIANTS})
+
+
+@each(VARIANTS)
+def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
+    variant.hold(evidence, torch.randn(2, 3, 75, 107))
+
+
+def test_inception_v4_adds_nothing_to_its_input() -> None:
+    with torch.device("meta"):
+        plain, mixed = inception_v4(), inception_resnet_v2()
+    counts = [
+        sum(isinstance(m, InceptionResidual) for m in model.modules())
+        for model in (plain, mixed)
+    ]
+    assert counts == [0, 40]
+
+
+def maps_of(model: InceptionNet, pixels: int) -> Iterator[Tensor]:
+    with torch.device("meta"):
+        x = torch.empty(1, model.in_channels, pixels, pixels)
+        for stage in model.stages.values():
+            x = stage(x)
+            yield x
+
+
+def test_the_maps_of_inception_v4_are_those_of_figure_9() -> None:
+    with torch.device("meta"):
+        model = inception_v4()
+    assert [(m.shape[1], m.shape[2]) for m in maps_of(model, 299)] == [
+        (384, 35),
+        (384, 35),
+        (1024, 17),
+        (1024, 17),
+        (1536, 8),
+        (1536, 8),
+    ]
+    repeats = [stage.repeat for stage in INCEPTION_V4.values()]
+    assert repeats == [1, 4, 1, 7, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("channels", "branches"),
+    [(384, INCEPTION_V4_A), (1024, INCEPTION_V4_B), (1536, INCEPTION_V4_C)],
+)
+def test_a_plain_module_keeps_channels_and_size_so_it_can_be_repeated(
+    channels: int, branches: Any
+) -> None:
+    with torch.device("meta"):
+        module, x = InceptionFork(channels, branches), torch.empty(1, channels, 9, 7)
+        assert module(x).shape == x.shape
+    assert module.out_channels == channels
+
+
+@pytest.mark.parametrize(
+    "branches", [INCEPTION_RESNET_A, INCEPTION_RESNET_B, INCEPTION_RESNET_C]
+)
+def test_a_residual_module_is_the_shortcut_and_a_scaled_branch(branches: Any) -> None:
+    block = InceptionResidual(32, branches, 0.1).double().eval()
+    x = torch.randn(2, 32, 9, 7, dtype=torch.float64)
+    branch = F.conv2d(block.fork(x), block.expand.weight, block.expand.bias)
+    torch.testing.assert_close(block(x), (x + branch / 10).clamp(min=0))
+
+
+@pytest.mark.parametrize("silent", ["scale", "weights"])
+def test_a_silent_branch_leaves_the_identity(silent: str) -> None:
+    scale = 0.0 if silent == "scale" else 0.17
+    block = InceptionResidual(32, INCEPTION_RESNET_A, scale, relu=False)
+    if silent == "weights":
+        nn.init.zeros_(block.expand.weight)
+        nn.init.zeros_(block.expand.bias)
+    x = torch.randn(2, 32, 9, 7)
+    assert torch.equal(block(x), x)
+
+
+def test_the_scale_could_be_folded_into_the_last_convolution() -> None:
+    block = InceptionResidual(32, INCEPTION_RESNET_A, 0.17).eval()
+    x = torch.randn(2, 32, 9, 7)
+    before = block(x)
+    with torch.no_grad():
+        block.expand.weight *= 0.17
+        block.expand.bias *= 0.17
+    block.scale = 1.0
+    torch.testing.assert_close(block(x), before)
+
+
+def test_only_the_last_residual_module_ends_without_a_relu_and_unscaled() -> None:
+    with torch.device("meta"):
+        blocks = [
+            m
+            for m in inception_resnet_v2().modules()
+            if isinstance(m, InceptionResidual)
+        ]
+    assert [isinstance(b.relu, nn.Identity) for b in blocks] == [False] * 39 + [True]
+    scales = [b.scale for b in blocks]
+    assert scales == [0.17] * 10 + [0.10] * 20 + [0.20] * 9 + [1.0]
+
+
+def test_average_pooling_counts_no_padding() -> None:
+    pool = InceptionFork(4, [["average"]])
+    assert torch.equal(pool(torch.ones(1, 4, 5, 5)), torch.ones(1, 4, 5, 5))
+
+
+def test_the_gradient_reaches_every_parameter() -> None:
+    small = {
+        "stem": InceptionStage([(8, 3, 2), (32, 3, 2)]),
+        "plain": InceptionStage([INCEPTION_V4_C]),
+        "residual": InceptionStage(INCEPTION_RESNET_A, 2, scale=0.17),
+    }
+    model = InceptionNet(small, num_classes=10)
+    model(torch.randn(4, 3, 75, 83)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_the_figures_draw_what_the_modules_compute() -> None:
+    found = runpy.run_path(
+        str(Path(__file__).parents[2] / "snippets/foundations/figures/inception_v4.py")
     )
+    check(found["figure"], InceptionFork(384, INCEPTION_V4_A))
+    check(found["residual"], InceptionResidual(320, INCEPTION_RESNET_A, 0.17))
+    with torch.device("meta"):
+        model = inception_v4()
+    maps = [m for m, stage in zip(maps_of(model, 299), INCEPTION_V4, strict=True)]
+    kept = [m for m, stage in zip(maps, INCEPTION_V4, strict=True) if "to" not in stage]
+    drawn = [(size, channels) for size, channels, _ in found["SIZES"]]
+    assert drawn == [(299, 3), *((m.shape[-1], m.shape[1]) for m in kept)]
+
+
+def test_75_pixels_are_enough() -> None:
+    for make in (inception_v4, inception_resnet_v2):
+        with torch.device("meta"):
+            model, image = make(10).eval(), torch.empty(1, 3, 75, 75)
+            assert model(image).shape == (1, 10)
+            *_, last = maps_of(model, 75)
+        assert last.shape == (1, 1536, 1, 1)
+
+
+def of_shape(*shape: int) -> Callable[[], object]:
+    def make() -> object:
+        with torch.device("meta"):
+            return inception_v4(2)(torch.empty(shape))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: inception_v4(0), "num_classes=0"),
+        (lambda: inception_resnet_v2(-1), "num_classes=-1"),
+        (lambda: InceptionNet(INCEPTION_RESNET_V2, in_channels=0), "in_channels=0"),
+        (of_shape(2, 1, 99, 99), r"expected \(N, 3, H, W\).*\(2, 1, 99, 99\)"),
+        (of_shape(3, 99, 99), r"got \(3, 99, 99\)"),
+        (of_shape(2, 3, 74, 99), r"of 75 or more, got \(2, 3, 74, 99\)"),
+        (of_shape(2, 3, 99, 74), r"of 75 or more, got \(2, 3, 99, 74\)"),
+    ],
+)
+def test_what_cannot_be_an_inception_network_is_refused(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------- the record
+
+
+def train_one(network: str, seed: int) -> dict[str, object]:
+    from cnn_lab.trial import learn_by_heart
+
+    torch.manual_seed(seed)
+    make = {"inception_v4": inception_v4, "inception_resnet_v2": inception_resnet_v2}
+    return learn_by_heart(make[network](num_classes=10), pixels=75, seed=seed)
+
+
+def train_seeds(seeds: list[int]) -> dict[str, object]:
+    from cnn_lab.trial import trials
+
+    arms = {v.key: (v.title, {"network": v.key}) for v in VARIANTS}
+    return trials(train_one, seeds, CACHE / "inception_v4.jsonl", arms)
+
+
+@pytest.mark.record
+def test_record_it_learns_a_batch_by_heart(evidence) -> None:
+    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
+
+
+def measure_speed(shape: list[int]) -> dict[str, object]:
+    return beside_its_reference(SMALLEST, shape)
+
+
+@pytest.mark.record
+def test_record_speed_beside_timms(evidence) -> None:
+    evidence.measured("speed", arguments={"shape": [4, 3, 128, 128]}, run=measure_speed)

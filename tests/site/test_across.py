@@ -19,16 +19,15 @@ def shown(table: str, **settings: object) -> list[list[str]]:
     return [re.sub(r"<[^>]+>", "|", row).strip("|").split("|") for row in rows]
 
 
-def test_every_variant_of_every_page_is_a_row_in_the_order_of_the_catalogue() -> None:
+def test_every_variant_is_one_row_in_the_order_of_the_catalogue() -> None:
     names = [row[0] for row in shown("cost", columns=[COLUMN])]
-    wanted = [
-        row["name"]
-        for t in pages.in_category("modern")
-        if t.facts
-        for row in t.record.get("computed", {}).get("cost", {}).values()
-    ]
-    assert names == wanted
-    assert "ResNet-50" in names
+    wanted = {}
+    for t in pages.in_category("modern"):
+        table = t.record.get("computed", {}).get("cost", {}) if t.facts else {}
+        for key, row in table.items():
+            wanted.setdefault(key, row["name"])  # a second time: beside another's
+    assert names == list(wanted.values())
+    assert names.count("ResNet-50") == 1
 
 
 def test_a_cell_is_the_records_and_can_be_sorted_by_its_value() -> None:

@@ -1,14 +1,60 @@
-from cnn_site.figures import Figure, conv, data, stack
+from cnn_site.figures import Figure, act, around, conv, data, norm, row, stack, tensor
 
 figure = Figure(
-    "modern/convnext",
-    "ConvNeXt",
-    "One or two sentences that replace the picture.",
-    stack(data("x, C × H × W"), conv("Conv 3×3, C"), data("y, C × H × W")),
+    "convnext",
+    "ConvNeXt block",
+    "A depthwise 7×7 convolution, a layer norm over the channels, a linear map from 96 to 384 channels with a GELU, "
+    "a linear map back to 96, and a factor for each channel. Beside them a bare line carries the input to the sum.",
+    stack(
+        data("x, 96 × H × W"),
+        around(
+            stack(
+                conv("Depthwise 7×7, 96"),
+                norm("LN"),
+                conv("Linear 96→384", "GELU"),
+                conv("Linear 384→96"),
+                act("Layer scale"),
+            )
+        ),
+        data("96 × H × W"),
+        same=False,
+    ),
 )
+
+SIZES = [
+    (224, 3, "image"),
+    (56, 96, "3 blocks"),
+    (28, 192, "3 blocks"),
+    (14, 384, "9 blocks"),
+    (7, 768, "3 blocks"),
+]
+stages = Figure(
+    "convnext-stages",
+    "Feature maps of ConvNeXt-T",
+    "The stem divides height and width by four, from 224 to 56; each further stage halves them, down to 7, while the "
+    "channels grow from 96 to 768.",
+    row(
+        *(
+            tensor(
+                f"{s}²",
+                f"{c}\n{name}",
+                size=14 + 8 * s**0.5,
+                depth=2 + c**0.4,
+                role="conv" if c > 3 else "data",
+            )
+            for s, c, name in SIZES
+        ),
+        gap=11,
+    ),
+)
+figures = {"stages": stages}
 
 
 def module():  # what the figure is held against
-    from cnn_techniques.modern import ConvNeXt
+    from cnn_techniques.modern import CNBlock
 
-    return ConvNeXt(64)
+    block = CNBlock(96)
+    # One box stands for parameter and product, so the trace shall see a number here.
+    del block.layer_scale
+    block.layer_scale = 1e-6
+    return block

@@ -1,14 +1,55 @@
-from cnn_site.figures import Figure, conv, data, stack
+from cnn_site.figures import Figure, around, conv, data, row, stack, tensor
 
 figure = Figure(
-    "modern/mobilenet-v2",
-    "MobileNet v2",
-    "One or two sentences that replace the picture.",
-    stack(data("x, C × H × W"), conv("Conv 3×3, C"), data("y, C × H × W")),
+    "mobilenet-v2",
+    "Inverted residual block",
+    "A 1×1 convolution from 24 to 144 channels, a depthwise 3×3 convolution, both with batch normalisation and ReLU6, and "
+    "a 1×1 convolution back to 24 channels with batch normalisation alone. The input is added.",
+    stack(
+        data("x, 24 × H × W"),
+        around(
+            stack(
+                conv("Conv 1×1, 144", "BN · ReLU6"),
+                conv("Depthwise 3×3, 144", "BN · ReLU6"),
+                conv("Conv 1×1, 24", "BN"),
+            )
+        ),
+        data("24 × H × W"),
+        same=False,
+    ),
 )
+
+SIZES = [
+    (224, 3, "image"),
+    (112, 16, "1 block"),
+    (56, 24, "2 blocks"),
+    (28, 32, "3 blocks"),
+    (14, 96, "7 blocks"),
+    (7, 320, "4 blocks"),
+]
+stages = Figure(
+    "mobilenet-v2-stages",
+    "Feature maps of MobileNet v2",
+    "Height and width halve from 224 to 7, while the channels between the blocks grow from 3 to 320 only.",
+    row(
+        *(
+            tensor(
+                f"{s}²",
+                f"{c}\n{name}",
+                size=14 + 8 * s**0.5,
+                depth=2 + c**0.4,
+                role="conv" if c > 3 else "data",
+            )
+            for s, c, name in SIZES
+        ),
+        gap=11,
+    ),
+)
+
+figures = {"stages": stages}
 
 
 def module():  # what the figure is held against
-    from cnn_techniques.modern import MobileNetV2
+    from cnn_techniques.modern import InvertedResidual
 
-    return MobileNetV2(64)
+    return InvertedResidual(24, 24)

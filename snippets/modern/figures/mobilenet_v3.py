@@ -1,14 +1,64 @@
-from cnn_site.figures import Figure, conv, data, stack
+from cnn_site.figures import Figure, around, conv, data, gate, row, stack, tensor
 
 figure = Figure(
-    "modern/mobilenet-v3",
-    "MobileNet v3",
-    "One or two sentences that replace the picture.",
-    stack(data("x, C × H × W"), conv("Conv 3×3, C"), data("y, C × H × W")),
+    "mobilenet-v3",
+    "Block of MobileNet v3",
+    "A 1×1 convolution from 40 to 240 channels and a depthwise 5×5 convolution, both with batch normalisation and hard "
+    "swish; squeeze-and-excitation; a 1×1 convolution back to 40 channels with batch normalisation. The input is added.",
+    stack(
+        data("x, 40 × H × W"),
+        around(
+            stack(
+                conv("Conv 1×1, 240", "BN · Hardswish"),
+                conv("Depthwise 5×5, 240", "BN · Hardswish"),
+                gate("SqueezeExcitation"),
+                conv("Conv 1×1, 40", "BN"),
+            )
+        ),
+        data("40 × H × W"),
+        same=False,
+    ),
 )
+
+SIZES = [
+    (224, 3, "image"),
+    (112, 16, "1 block"),
+    (56, 24, "2 blocks"),
+    (28, 40, "3 blocks"),
+    (14, 112, "6 blocks"),
+    (7, 160, "3 blocks"),
+]
+stages = Figure(
+    "mobilenet-v3-stages",
+    "Feature maps of MobileNet v3, Large",
+    "Height and width halve from 224 to 7, while the channels between the blocks grow from 3 to 160.",
+    row(
+        *(
+            tensor(
+                f"{s}²",
+                f"{c}\n{name}",
+                size=14 + 8 * s**0.5,
+                depth=2 + c**0.4,
+                role="conv" if c > 3 else "data",
+            )
+            for s, c, name in SIZES
+        ),
+        gap=11,
+    ),
+)
+
+figures = {"stages": stages}
 
 
 def module():  # what the figure is held against
-    from cnn_techniques.modern import MobileNetV3
+    from torch import nn
 
-    return MobileNetV3(64)
+    from cnn_techniques.modern import InvertedResidualV3
+
+    return InvertedResidualV3(40, 240, 40, 5, gate=True, activation=nn.Hardswish)
+
+
+def leaves():
+    from cnn_techniques.attention import SqueezeExcitation
+
+    return (SqueezeExcitation,)

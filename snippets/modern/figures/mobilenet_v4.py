@@ -1,14 +1,57 @@
-from cnn_site.figures import Figure, conv, data, stack
+from cnn_site.figures import Figure, around, conv, data, row, stack, tensor
 
 figure = Figure(
-    "modern/mobilenet-v4",
-    "MobileNet v4",
-    "One or two sentences that replace the picture.",
-    stack(data("x, C × H × W"), conv("Conv 3×3, C"), data("y, C × H × W")),
+    "mobilenet-v4",
+    "Universal inverted bottleneck with both depthwise convolutions",
+    "A depthwise 5×5 convolution on 128 channels with batch normalisation alone, a 1×1 convolution to 512 channels and a "
+    "depthwise 5×5 convolution, both with batch normalisation and ReLU, and a 1×1 convolution back to 128 channels with "
+    "batch normalisation. The input is added.",
+    stack(
+        data("x, 128 × H × W"),
+        around(
+            stack(
+                conv("Depthwise 5×5, 128", "BN"),
+                conv("Conv 1×1, 512", "BN · ReLU"),
+                conv("Depthwise 5×5, 512", "BN · ReLU"),
+                conv("Conv 1×1, 128", "BN"),
+            )
+        ),
+        data("128 × H × W"),
+        same=False,
+    ),
 )
+
+SIZES = [
+    (224, 3, "image"),
+    (112, 32, "stem"),
+    (56, 32, "fused"),
+    (28, 64, "fused"),
+    (14, 96, "6 blocks"),
+    (7, 128, "6 blocks"),
+]
+stages = Figure(
+    "mobilenet-v4-stages",
+    "Feature maps of MobileNet v4, Conv-Small",
+    "Height and width halve from 224 to 7, while the channels between the blocks grow from 3 to 128.",
+    row(
+        *(
+            tensor(
+                f"{s}²",
+                f"{c}\n{name}",
+                size=14 + 8 * s**0.5,
+                depth=2 + c**0.4,
+                role="conv" if c > 3 else "data",
+            )
+            for s, c, name in SIZES
+        ),
+        gap=11,
+    ),
+)
+
+figures = {"stages": stages}
 
 
 def module():  # what the figure is held against
-    from cnn_techniques.modern import MobileNetV4
+    from cnn_techniques.modern import UniversalInvertedBottleneck
 
-    return MobileNetV4(64)
+    return UniversalInvertedBottleneck(128, 512, 128, 5, 5)

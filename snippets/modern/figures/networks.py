@@ -41,6 +41,19 @@ TITLES = {
 }
 
 
+LABELS = {  # which end of the line, and how far from it, where names would collide
+    ("first", "DenseNet"): (1, -4, 6),
+    ("first", "ResNet"): (0, 4, -9),
+    ("first", "Inception-v3"): (-1, 4, -9),
+    ("first", "GoogLeNet"): (-1, 4, 2),
+    ("first", "ResNeXt"): (-1, 4, 5),
+    ("first", "Wide ResNet"): (-1, 4, -4),
+    ("later", "ResNeXt"): (-2, 4, 5),
+    ("later", "ResNet"): (0, -4, 0),
+    ("later", "Wide ResNet"): (-1, 4, -5),
+}
+
+
 def points(recipe: str) -> dict[str, list[tuple[float, float, float]]]:
     """Family -> (parameters in millions, MACs in billions, top-1 accuracy) of its variants, smallest first."""
     found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
@@ -62,6 +75,8 @@ def points(recipe: str) -> dict[str, list[tuple[float, float, float]]]:
             name = TITLES[family]
             if family == "vgg" and r["row"].endswith("_bn"):
                 name = "VGG, batch norm"
+            if family == "vision-transformer":
+                name = f"ViT/{r['row'].rpartition('_')[2]}"
             if family == "regnet":
                 name = f"RegNet{r['row'][7].upper()}"
             found[name].append(
@@ -86,13 +101,15 @@ def plot(recipe: str, against: int, unit: str, words: str) -> str:
                 "linewidth": 1.2,
             }
             ax.plot(x, y, marker="o", markersize=3.5, **line)
+            end, dx, dy = LABELS.get((recipe, family), (-1, 4, 0))
             ax.annotate(
                 family,
-                (x[-1], y[-1]),
-                (4, 0),
+                (x[end], y[end]),
+                (dx, dy),
                 textcoords="offset points",
                 fontsize=9,
                 va="center",
+                ha="left" if dx > 0 else "right",
             )
         ax.set(xscale="log", xlabel=unit, ylabel="top-1 accuracy, %")
         ax.margins(x=0.1)

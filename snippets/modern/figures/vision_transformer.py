@@ -1,14 +1,27 @@
-from cnn_site.figures import Figure, conv, data, stack
+from cnn_site.figures import Figure, around, conv, data, gate, norm, stack
 
 figure = Figure(
-    "modern/vision-transformer",
-    "Vision Transformer",
-    "One or two sentences that replace the picture.",
-    stack(data("x, C × H × W"), conv("Conv 3×3, C"), data("y, C × H × W")),
+    "vision-transformer",
+    "Block of a vision transformer",
+    "A layer norm and self-attention, whose result is added to the input; then a layer norm and two linear maps, 768 "
+    "to 3072 to 768 with a GELU between them, whose result is added again.",
+    stack(
+        data("z, (1 + 196) × 768"),
+        around(stack(norm("LN"), gate("Self-attention"))),
+        around(
+            stack(norm("LN"), conv("Linear 768→3072", "GELU"), conv("Linear 3072→768"))
+        ),
+        data("(1 + 196) × 768"),
+        same=False,
+    ),
 )
 
 
 def module():  # what the figure is held against
-    from cnn_techniques.modern import VisionTransformer
+    from cnn_techniques.modern import EncoderBlock
 
-    return VisionTransformer(64)
+    return EncoderBlock(768, 12, 3072)
+
+
+def leaves():  # one box each
+    return (type(module().self_attention),)

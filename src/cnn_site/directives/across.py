@@ -35,6 +35,8 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
                 "arms", {}
             )
             for key, row in base.items():
+                if any(r["key"].endswith(f" {key}") for r in rows):
+                    continue  # another page's network, shown beside for comparison
                 cells = [_of_table(t, record, base, key, c) for c in columns]
                 rows.append(_row(t, key, row.get("name", key), cells))
     if only := settings.get("only"):

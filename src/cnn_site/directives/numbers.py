@@ -224,7 +224,13 @@ def resolve(value: Any, names: list[str]) -> Any:
 
 
 def inline_number(page: Page, expression: str) -> tuple[str, str]:
-    """`cost.resnet50.params/1e6:.2f` -> ("25.56", "computed"); the first word is a table, a measured result, or `published`."""
+    """`cost.resnet50.params/1e6:.2f` -> ("25.56", "computed"); the first word is a table, a measured result, or `published`.
+
+    `modern/resnet#cost.resnet50.params` is the number of another page.
+    """
+    slug, _, rest = expression.rpartition("#")
+    if slug:
+        return inline_number(Page(page.site_url, page.release, slug.strip()), rest)
     m = re.fullmatch(
         r"\s*([\w.+-]+?)\s*(?:([/*])\s*([\d.e+-]+))?\s*(?::(.*))?", expression
     )

@@ -30,10 +30,13 @@ WORDS = {  # what a figure writes -> what the trace says
     "Mean to 7×7": "AdaptiveAvgPool2d",
     "Concatenate": "cat",
     "concat": "cat",
+    "Concatenate, shuffle": "stack",
+    "Split": "chunk",
     "+": "add",
     "×": "mul",
     "softmax": "Softmax",
     "Layer scale": "mul",
+    "Self-attention": "_ViTSelfAttention",
     "Squeeze-excitation": "SqueezeExcitation",
 }
 CALLS = {

@@ -38,11 +38,13 @@ ALEXNET_PAPER = [
 
 
 class ResponseNorm(nn.Module):
-    """Divide each value by what its n neighbouring channels say at the same pixel.
+    """Divide each value by a power of what n neighbouring channels have there.
 
     Args:
         size: n, neighbours, the channel itself among them; odd.
-        k, alpha, beta: the paper's constants. `nn.LocalResponseNorm` divides alpha by n.
+        k: constant that keeps the divisor away from zero.
+        alpha: factor of the sum of squares; `nn.LocalResponseNorm` divides it by n.
+        beta: power of the divisor.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     Raises: ValueError for a size that is not odd.
@@ -66,7 +68,7 @@ class ResponseNorm(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """Five convolutions, of which three are followed by pooling, and three linear layers.
+    """Five convolutions, three of them with pooling after, and three linear layers.
 
     Args:
         num_classes: K, width of the output.

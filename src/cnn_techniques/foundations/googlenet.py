@@ -160,6 +160,7 @@ class GoogLeNet(nn.Module):
 
 
 def googlenet(num_classes: int = 1000) -> GoogLeNet:
+    """torchvision's, with auxiliary heads and windows of 3x3 in place of 5x5."""
     return GoogLeNet(num_classes)
 
 

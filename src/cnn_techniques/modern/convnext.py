@@ -75,7 +75,9 @@ class CNBlock(nn.Module):
         self.drop_path = _ConvNeXtDropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop_path(self.layer_scale * self.block(x)) + x
+        y: Tensor = self.drop_path(self.layer_scale * self.block(x))
+        y += x
+        return y
 
 
 class ConvNeXt(nn.Module):
@@ -135,7 +137,8 @@ class ConvNeXt(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         c, least = self.in_channels, self.smallest

@@ -71,7 +71,8 @@ class DenseBlock(nn.ModuleDict):
         layers: how many.
         channels: k0, channels of the input.
         growth_rate: k, channels that each layer adds.
-        drop_rate, checkpointing: as in `DenseLayer`.
+        drop_rate: as in `DenseLayer`.
+        checkpointing: as in `DenseLayer`.
 
     Shape: (N, k0, H, W) -> (N, k0 + layers * k, H, W), for any H and W.
     """

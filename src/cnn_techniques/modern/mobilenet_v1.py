@@ -7,8 +7,9 @@ D channels of a block's output, s stride.
 """
 
 # --8<-- [start:imports]
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # --8<-- [end:imports]
 
@@ -98,7 +99,8 @@ class MobileNetV1(nn.Module):
             raise ValueError(f"expected {expected}, got {tuple(x.shape)}")
         x = F.relu6(self.bn1(self.conv_stem(x)), inplace=True)  # (N, 32, H/2, W/2)
         x = self.blocks(x)  # (N, 1024, H/32, W/32)
-        scores: Tensor = self.classifier(self.dropout(x.mean(dim=(2, 3))))  # (N, K)
+        pooled = torch.mean(x, dim=(2, 3))  # (N, 1024)
+        scores: Tensor = self.classifier(self.dropout(pooled))  # (N, K)
         return scores
 
 

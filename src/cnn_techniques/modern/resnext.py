@@ -9,7 +9,8 @@ D width of a stage (64 in the first), s stride, E = 4 expansion of a block.
 # --8<-- [start:imports]
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 # --8<-- [end:imports]
 from cnn_techniques.modern.resnet import Bottleneck, ResNet
@@ -48,6 +49,12 @@ class ResNeXtBlock(Bottleneck):
         )
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, self.expansion * width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # Bottleneck's, with other shapes
+        y = torch.relu(self.bn1(self.conv1(x)))  # (N, G*d, H, W)
+        y = torch.relu(self.bn2(self.conv2(y)))  # (N, G*d, H/s, W/s)
+        y = self.attention(self.bn3(self.conv3(y)))  # (N, E*D, H/s, W/s)
+        return torch.relu(y + self.downsample(x))
 
 
 class ResNeXtBlock32x8d(ResNeXtBlock):

@@ -126,7 +126,7 @@ class WideResNet(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
-                nn.init.kaiming_normal_(conv.weight)
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != 3:

@@ -77,7 +77,8 @@ class XceptionBlock(nn.Module):
         return y
 
 
-XCEPTION_FLOWS = {  # widths, stride and repetitions of the blocks, as in figure 5
+# Widths, stride and repetitions of the blocks, as in the paper's figure 5.
+XCEPTION_FLOWS: dict[str, list[tuple[tuple[int, ...], int, int]]] = {
     "entry": [((64, 128, 128), 2, 1), ((128, 256, 256), 2, 1), ((256, 728, 728), 2, 1)],
     "middle": [((728, 728, 728, 728), 1, 8)],
     "exit": [((728, 728, 1024), 2, 1)],
