@@ -8,6 +8,7 @@ import __future__
 
 import ast
 import contextlib
+import importlib.util
 import io
 import math
 import os
@@ -176,9 +177,23 @@ def _clean_start(
             "torchvision.models._api.load_state_dict_from_url", published_weights
         )
     device = request.config.getoption("--device")
+    if device != "cpu" and (missing := not_installed(request.node.code)):
+        pytest.skip(f"{missing} is not installed beside this {device}")
     with torch.device(device) if device != "cpu" else contextlib.nullcontext():
         yield
     torch.set_num_threads(threads)
+
+
+def not_installed(code: str) -> str:
+    """The first package that a block imports and that is not there; a GPU machine has little beside torch."""
+    for node in ast.walk(ast.parse(code)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            if importlib.util.find_spec(name.partition(".")[0]) is None:
+                return name
+    return ""
 
 
 def published_weights(url: str, *args: object, **options: object) -> dict[str, Any]:

@@ -94,7 +94,6 @@ def test_names_shapes_order_and_cost_are_torchvisions_and_the_papers_are_near(
         "params": found.params,
         "macs": found.macs,
         "pixels": 224,
-        "net": "paper",
     }
     evidence.computed("cost", rows)
 

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from cnn_site.fences import PageParser, unlabelled
-from cnn_site.runner import FenceError, run_block, unlike
+from cnn_site.runner import (
+    FenceError,
+    not_installed,
+    published_weights,
+    run_block,
+    unlike,
+)
 
 PARSER = PageParser()
 
@@ -132,3 +138,19 @@ def test_a_type_error_does_not_run_a_block_twice(tmp_path: Path) -> None:
     with pytest.raises(FenceError):
         run_block(block, tmp_path / "page.md", {"seen": seen})
     assert seen == [1]
+
+
+def test_a_block_names_the_package_that_it_lacks() -> None:
+    assert not_installed("import torch\nfrom torch import nn") == ""
+    assert not_installed("import torch\nfrom no_such.part import x") == "no_such.part"
+
+
+def test_a_download_is_stood_in_for_by_the_names_and_shapes_of_its_network() -> None:
+    models = pytest.importorskip("torchvision.models")
+    state = published_weights(models.ResNet18_Weights.IMAGENET1K_V1.url, progress=True)
+    expected = models.resnet18().state_dict()
+    assert [(k, v.shape) for k, v in state.items()] == [
+        (k, v.shape) for k, v in expected.items()
+    ]
+    with pytest.raises(ValueError, match="no weights at"):
+        published_weights("https://example.org/other.pth")

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from cnn_site.figures import Figure, around, conv, data, gate, row, stack, tensor
+from cnn_site.figures import Figure, act, around, conv, data, gate, row, stack, tensor
 
 figure = Figure(
     "regnet",
@@ -19,7 +19,7 @@ figure = Figure(
                 conv("Conv 1×1, 104", "BN"),
             ),
         ),
-        conv("ReLU"),
+        act("ReLU"),
         data("104 × H × W"),
         same=False,
     ),
@@ -57,10 +57,15 @@ figures = {"stages": stages}
 
 
 def module():  # what the figure of the block is held against
-    from cnn_techniques.attention import SqueezeExcitation
     from cnn_techniques.modern import RegNetBlock
 
-    return RegNetBlock(104, 104, group_width=8, se_ratio=0.25), (SqueezeExcitation,)
+    return RegNetBlock(104, 104, group_width=8, se_ratio=0.25)
+
+
+def leaves():  # drawn as one box
+    from cnn_techniques.attention import SqueezeExcitation
+
+    return (SqueezeExcitation,)
 
 
 def widths(rule):

@@ -141,7 +141,8 @@ class InceptionResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.expand(self.fork(x))  # (N, C, H, W), no norm, no ReLU
-        return self.relu(x + self.scale * y)  # type: ignore[no-any-return]
+        y = self.relu(x + self.scale * y)
+        return y
 
 
 class InceptionStage(NamedTuple):
@@ -224,10 +225,12 @@ class InceptionNet(nn.Module):
 
 
 def inception_v4(num_classes: int = 1000) -> InceptionNet:
+    """Forks only: no residual connections."""
     return InceptionNet(INCEPTION_V4, num_classes)
 
 
 def inception_resnet_v2(num_classes: int = 1000) -> InceptionNet:
+    """Forty residual modules, as in Google's released weights (paper: twenty)."""
     return InceptionNet(INCEPTION_RESNET_V2, num_classes)
 
 

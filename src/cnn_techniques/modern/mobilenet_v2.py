@@ -63,9 +63,7 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(
-            x
-        )  # (N, C, H, W) -> (N, tC, H/s, W/s) -> (N, D, H/s, W/s)
+        y: Tensor = self.conv(x)  # (N, tC, ...) inside, then (N, D, H/s, W/s)
         return x + y if self.shortcut else y
 
 

@@ -7,7 +7,7 @@ E expanded channels inside a block, D channels of its output, s stride.
 """
 
 # --8<-- [start:imports]
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +29,12 @@ def _mobilenet_v3_conv(
     kernel: int,
     stride: int = 1,
     groups: int = 1,
-    activation: type[nn.Module] | None = None,
+    activation: Callable[..., nn.Module] | None = None,
 ) -> nn.Sequential:
+    padding = kernel // 2
     layers: list[nn.Module] = [
         nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
-            kernel // 2,
-            groups=groups,
-            bias=False,
+            in_channels, out_channels, kernel, stride, padding, 1, groups, bias=False
         ),
         nn.BatchNorm2d(out_channels, eps=0.001, momentum=0.01),
     ]
@@ -72,7 +67,7 @@ class InvertedResidualV3(nn.Module):
         kernel: int = 3,
         stride: int = 1,
         gate: bool = False,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: Callable[..., nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -98,7 +93,7 @@ class InvertedResidualV3(nn.Module):
         return y
 
 
-MobileNetV3Row = tuple[int, int, int, bool, type[nn.Module], int]
+MobileNetV3Row = tuple[int, int, int, bool, Callable[..., nn.Module], int]
 RE, HS = nn.ReLU, nn.Hardswish
 
 MOBILENET_V3_LARGE: tuple[MobileNetV3Row, ...] = (
