@@ -23,13 +23,9 @@ loss = nn.functional.cross_entropy(model(images), labels)
 print(f"loss of the untrained network: {loss:.3f}")
 
 x = torch.randn(1, 384, 12, 16)
-plain, residual = (
-    InceptionFork(384, INCEPTION_V4_A),
-    InceptionResidual(384, INCEPTION_RESNET_A, 0.17),
-)
+plain = InceptionFork(384, INCEPTION_V4_A)
+residual = InceptionResidual(384, INCEPTION_RESNET_A, 0.17)
 for name, module in (("Inception-v4", plain), ("Inception-ResNet", residual)):
     weights = sum(p.numel() for p in module.parameters())
-    print(
-        f"{name}: {x.shape[1]} to {module(x).shape[1]} channels, {weights:,} parameters"
-    )
+    print(f"{name}: 384 to {module(x).shape[1]} channels, {weights:,} parameters")
 # --8<-- [end:usage]

@@ -65,7 +65,7 @@ def test_names_shapes_order_and_costs_are_timms_and_narrower_ones_the_papers(
         assert cost.macs / 1e6 == pytest.approx(mult_adds, abs=0.5)
         assert cost.params / 1e6 == pytest.approx(millions, abs=0.05)
         row = {"params": cost.params, "macs": cost.macs, "pixels": 224}
-        rows[make.__name__] = {"name": title, **row, "net": "paper"}
+        rows[make.__name__] = {"name": title, **row}
     evidence.computed("cost", rows)
 
 

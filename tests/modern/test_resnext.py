@@ -83,6 +83,7 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
         }
         rows[variant.key] = {**variant.form(), **sizes}
     plain = Variant(resnet50, "ResNet-50", "torchvision.models.resnet50").form()
+    plain.pop("net")  # not of this family
     rows["resnet50"] = {**plain, "paths": 1, "each": 64, "inner": 64}
     evidence.computed("cost", rows)
 

@@ -1,14 +1,34 @@
-from cnn_site.figures import Figure, conv, data, stack
+from cnn_site.figures import Figure, around, conv, data, norm, stack
 
 figure = Figure(
-    "modern/convnext-v2",
-    "ConvNeXt V2",
-    "One or two sentences that replace the picture.",
-    stack(data("x, C × H × W"), conv("Conv 3×3, C"), data("y, C × H × W")),
+    "convnext-v2",
+    "ConvNeXt V2 block",
+    "A depthwise 7×7 convolution, a layer norm over the channels, a linear map from 96 to 384 channels with a GELU, "
+    "global response normalisation, and a linear map back to 96. Beside them a bare line carries the input to the sum.",
+    stack(
+        data("x, 96 × H × W"),
+        around(
+            stack(
+                conv("Depthwise 7×7, 96"),
+                norm("LN"),
+                conv("Linear 96→384", "GELU"),
+                norm("GRN"),
+                conv("Linear 384→96"),
+            )
+        ),
+        data("96 × H × W"),
+        same=False,
+    ),
 )
 
 
 def module():  # what the figure is held against
-    from cnn_techniques.modern import ConvNeXtV2
+    from cnn_techniques.modern import CNBlockV2
 
-    return ConvNeXtV2(64)
+    return CNBlockV2(96)
+
+
+def leaves():  # one box each
+    from cnn_techniques.modern import GlobalResponseNorm
+
+    return (GlobalResponseNorm,)

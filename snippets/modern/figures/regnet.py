@@ -15,7 +15,7 @@ figure = Figure(
             stack(
                 conv("Conv 1×1, 104", "BN · ReLU"),
                 conv("Grouped 3×3, 104", "BN · ReLU"),
-                gate("SqueezeExcitation"),
+                gate("Squeeze-excitation"),
                 conv("Conv 1×1, 104", "BN"),
             ),
         ),

@@ -36,6 +36,7 @@ WORDS = {  # what a figure writes -> what the trace says
     "×": "mul",
     "softmax": "Softmax",
     "Layer scale": "mul",
+    "GRN": "GlobalResponseNorm",
     "Self-attention": "_ViTSelfAttention",
     "Squeeze-excitation": "SqueezeExcitation",
 }

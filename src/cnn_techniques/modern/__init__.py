@@ -151,3 +151,7 @@ from .convnext_v2 import convnextv2_large as convnextv2_large
 from .convnext_v2 import convnextv2_nano as convnextv2_nano
 from .convnext_v2 import convnextv2_pico as convnextv2_pico
 from .convnext_v2 import convnextv2_tiny as convnextv2_tiny
+from .squeezenet import Fire as Fire
+from .squeezenet import SqueezeNet as SqueezeNet
+from .squeezenet import squeezenet1_0 as squeezenet1_0
+from .squeezenet import squeezenet1_1 as squeezenet1_1

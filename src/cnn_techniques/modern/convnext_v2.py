@@ -90,12 +90,12 @@ def convnextv2_atto(num_classes: int = 1000, drop_path: float = 0.1) -> ConvNeXt
     return ConvNeXtV2((2, 2, 6, 2), 40, num_classes, drop_path)
 
 
-def convnextv2_femto(num_classes: int = 1000, drop_path: float = 0.1) -> ConvNeXtV2:
+def convnextv2_femto(num_classes: int = 1000, drop_path: float = 0.0) -> ConvNeXtV2:
     """ConvNeXt V2-F."""
     return ConvNeXtV2((2, 2, 6, 2), 48, num_classes, drop_path)
 
 
-def convnextv2_pico(num_classes: int = 1000, drop_path: float = 0.1) -> ConvNeXtV2:
+def convnextv2_pico(num_classes: int = 1000, drop_path: float = 0.0) -> ConvNeXtV2:
     """ConvNeXt V2-P."""
     return ConvNeXtV2((2, 2, 6, 2), 64, num_classes, drop_path)
 

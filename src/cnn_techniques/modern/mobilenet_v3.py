@@ -85,9 +85,7 @@ class InvertedResidualV3(nn.Module):
         self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.block(
-            x
-        )  # (N, C, H, W) -> (N, E, H/s, W/s) -> (N, D, H/s, W/s)
+        y: Tensor = self.block(x)  # (N, E, ...) inside, then (N, D, H/s, W/s)
         if self.shortcut:
             y += x
         return y
