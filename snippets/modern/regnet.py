@@ -1,6 +1,12 @@
-import torch
-from torch import nn
+# What the two modules of the page's block import, once.
+# --8<-- [start:imports]
+import math
+from collections.abc import Callable, Sequence
 
+import torch
+from torch import Tensor, nn
+
+# --8<-- [end:imports]
 from cnn_techniques.modern import REGNET_Y, regnet_stages, regnet_y_400mf
 
 # --8<-- [start:usage]

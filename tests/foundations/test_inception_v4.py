@@ -87,8 +87,10 @@ def test_shapes_order_and_costs_of_both_networks_are_timms(evidence) -> None:
 
 @each(VARIANTS)
 def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
-    told = "scores in thousands" if variant.outputs else ""
-    variant.hold(evidence, torch.randn(2, 3, 107, 123), told)
+    size, told = (75, 107), ""
+    if variant is SMALLEST:  # steadier norms: its last maps then have 2 x 2 pixels
+        size, told = (107, 123), "scores in thousands"
+    variant.hold(evidence, torch.randn(2, 3, *size), told)
 
 
 @pytest.mark.parametrize(
@@ -296,4 +298,4 @@ def measure_speed(shape: list[int]) -> dict[str, object]:
 
 @pytest.mark.record
 def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [4, 3, 128, 128]}, run=measure_speed)
+    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

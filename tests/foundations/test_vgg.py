@@ -282,7 +282,7 @@ def train_smallest(seed: int) -> dict[str, object]:
     from cnn_lab.trial import learn_by_heart
 
     torch.manual_seed(seed)
-    return learn_by_heart(vgg11(num_classes=10), pixels=32, seed=seed)
+    return learn_by_heart(vgg11(num_classes=10), pixels=32, steps=80, seed=seed)
 
 
 def train_seeds(seeds: list[int]) -> dict[str, object]:
@@ -303,4 +303,4 @@ def measure_speed(shape: list[int]) -> dict[str, object]:
 
 @pytest.mark.record
 def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [4, 3, 128, 128]}, run=measure_speed)
+    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -140,7 +140,7 @@ class InceptionResidual(nn.Module):
         self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.expand(self.fork(x))  # (N, C, H, W), no norm, no ReLU
+        y: Tensor = self.expand(self.fork(x))  # (N, C, H, W)
         y = self.relu(x + self.scale * y)
         return y
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 
 # --8<-- [start:module]
-# Kernel and widths of the perceptron of each mlpconv layer; the last layer ends in K
-# more, a map for each class.
+# Kernel and widths of the perceptron of each mlpconv layer; one more 1x1 convolution
+# makes the last a map for each class.
 NIN_LAYERS = [(5, (192, 160, 96)), (5, (192, 192, 192)), (3, (192, 192))]
 
 
@@ -80,13 +80,13 @@ class NetworkInNetwork(nn.Module):
         modules: list[nn.Module] = []
         for kernel, widths in layers[:-1]:
             modules.append(MlpConv(channels, kernel, widths))
-            modules.append(
-                nn.MaxPool2d(3, stride=2, ceil_mode=True)
-            )  # half, rounded up
+            modules.append(nn.MaxPool2d(3, stride=2, ceil_mode=True))  # H/2, W/2
             modules.append(nn.Dropout(dropout))
             channels = widths[-1]
         kernel, widths = layers[-1]
-        modules.append(MlpConv(channels, kernel, (*widths, num_classes)))
+        modules.append(MlpConv(channels, kernel, widths))
+        # The paper has a ReLU here too, behind which all maps can be zero for good.
+        modules.append(nn.Conv2d(widths[-1], num_classes, 1))
         self.features = nn.Sequential(*modules)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):

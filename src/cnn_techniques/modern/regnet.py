@@ -79,8 +79,8 @@ class RegNetBlock(nn.Module):
         width: w, channels inside the block and of the output.
         stride: s of the 3x3 convolution (2 in the first block of a stage).
         group_width: g, channels of a group; a divisor of w.
-        se_ratio: squeeze width of squeeze-and-excitation as a share of C (RegNetY: 0.25);
-            0 leaves it out (RegNetX).
+        se_ratio: squeeze width of squeeze-and-excitation as a share of C (RegNetY:
+            0.25); 0 leaves it out (RegNetX).
 
     Shape: (N, C, H, W) -> (N, w, H / s, W / s), rounded up.
     Raises: ValueError for a width that is no multiple of g.
@@ -205,62 +205,77 @@ REGNET_Y = {
 
 
 def regnet_x_400mf(num_classes: int = 1000) -> RegNet:
+    """RegNetX-400MF."""
     return RegNet(regnet_stages(*REGNET_X["400mf"]), 0.0, num_classes)
 
 
 def regnet_x_800mf(num_classes: int = 1000) -> RegNet:
+    """RegNetX-800MF."""
     return RegNet(regnet_stages(*REGNET_X["800mf"]), 0.0, num_classes)
 
 
 def regnet_x_1_6gf(num_classes: int = 1000) -> RegNet:
+    """RegNetX-1.6GF."""
     return RegNet(regnet_stages(*REGNET_X["1_6gf"]), 0.0, num_classes)
 
 
 def regnet_x_3_2gf(num_classes: int = 1000) -> RegNet:
+    """RegNetX-3.2GF."""
     return RegNet(regnet_stages(*REGNET_X["3_2gf"]), 0.0, num_classes)
 
 
 def regnet_x_8gf(num_classes: int = 1000) -> RegNet:
+    """RegNetX-8GF."""
     return RegNet(regnet_stages(*REGNET_X["8gf"]), 0.0, num_classes)
 
 
 def regnet_x_16gf(num_classes: int = 1000) -> RegNet:
+    """RegNetX-16GF."""
     return RegNet(regnet_stages(*REGNET_X["16gf"]), 0.0, num_classes)
 
 
 def regnet_x_32gf(num_classes: int = 1000) -> RegNet:
+    """RegNetX-32GF."""
     return RegNet(regnet_stages(*REGNET_X["32gf"]), 0.0, num_classes)
 
 
 def regnet_y_400mf(num_classes: int = 1000) -> RegNet:
+    """RegNetY-400MF."""
     return RegNet(regnet_stages(*REGNET_Y["400mf"]), 0.25, num_classes)
 
 
 def regnet_y_800mf(num_classes: int = 1000) -> RegNet:
+    """RegNetY-800MF."""
     return RegNet(regnet_stages(*REGNET_Y["800mf"]), 0.25, num_classes)
 
 
 def regnet_y_1_6gf(num_classes: int = 1000) -> RegNet:
+    """RegNetY-1.6GF."""
     return RegNet(regnet_stages(*REGNET_Y["1_6gf"]), 0.25, num_classes)
 
 
 def regnet_y_3_2gf(num_classes: int = 1000) -> RegNet:
+    """RegNetY-3.2GF."""
     return RegNet(regnet_stages(*REGNET_Y["3_2gf"]), 0.25, num_classes)
 
 
 def regnet_y_8gf(num_classes: int = 1000) -> RegNet:
+    """RegNetY-8GF."""
     return RegNet(regnet_stages(*REGNET_Y["8gf"]), 0.25, num_classes)
 
 
 def regnet_y_16gf(num_classes: int = 1000) -> RegNet:
+    """RegNetY-16GF."""
     return RegNet(regnet_stages(*REGNET_Y["16gf"]), 0.25, num_classes)
 
 
 def regnet_y_32gf(num_classes: int = 1000) -> RegNet:
+    """RegNetY-32GF."""
     return RegNet(regnet_stages(*REGNET_Y["32gf"]), 0.25, num_classes)
 
 
 def regnet_y_128gf(num_classes: int = 1000) -> RegNet:
+    """RegNetY-128GF."""
     return RegNet(regnet_stages(*REGNET_Y["128gf"]), 0.25, num_classes)
 
 
