@@ -1,11 +1,5 @@
 """foundations"""
 
-from .lenet_5 import LeNet5 as LeNet5
-from .lenet_5 import LeNet5Paper as LeNet5Paper
-from .lenet_5 import LeNet5PartialConv2d as LeNet5PartialConv2d
-from .lenet_5 import LeNet5Subsampling as LeNet5Subsampling
-from .lenet_5 import lenet5_codes as lenet5_codes
-from .lenet_5 import lenet5_map_loss as lenet5_map_loss
 from .alexnet import ALEXNET as ALEXNET
 from .alexnet import ALEXNET_PAPER as ALEXNET_PAPER
 from .alexnet import AlexNet as AlexNet
@@ -17,16 +11,6 @@ from .googlenet import GoogLeNetAuxiliary as GoogLeNetAuxiliary
 from .googlenet import GoogLeNetOutputs as GoogLeNetOutputs
 from .googlenet import Inception as Inception
 from .googlenet import googlenet as googlenet
-from .vgg import VGG as VGG
-from .vgg import VGG_CONVOLUTIONS as VGG_CONVOLUTIONS
-from .vgg import vgg11 as vgg11
-from .vgg import vgg11_bn as vgg11_bn
-from .vgg import vgg13 as vgg13
-from .vgg import vgg13_bn as vgg13_bn
-from .vgg import vgg16 as vgg16
-from .vgg import vgg16_bn as vgg16_bn
-from .vgg import vgg19 as vgg19
-from .vgg import vgg19_bn as vgg19_bn
 from .inception_v3 import INCEPTION_V3_AT_8 as INCEPTION_V3_AT_8
 from .inception_v3 import INCEPTION_V3_TO_8 as INCEPTION_V3_TO_8
 from .inception_v3 import INCEPTION_V3_TO_17 as INCEPTION_V3_TO_17
@@ -51,7 +35,23 @@ from .inception_v4 import InceptionResidual as InceptionResidual
 from .inception_v4 import InceptionStage as InceptionStage
 from .inception_v4 import inception_resnet_v2 as inception_resnet_v2
 from .inception_v4 import inception_v4 as inception_v4
+from .lenet_5 import LeNet5 as LeNet5
+from .lenet_5 import LeNet5Paper as LeNet5Paper
+from .lenet_5 import LeNet5PartialConv2d as LeNet5PartialConv2d
+from .lenet_5 import LeNet5Subsampling as LeNet5Subsampling
+from .lenet_5 import lenet5_codes as lenet5_codes
+from .lenet_5 import lenet5_map_loss as lenet5_map_loss
 from .network_in_network import NIN_LAYERS as NIN_LAYERS
 from .network_in_network import MlpConv as MlpConv
 from .network_in_network import NetworkInNetwork as NetworkInNetwork
 from .network_in_network import network_in_network as network_in_network
+from .vgg import VGG as VGG
+from .vgg import VGG_CONVOLUTIONS as VGG_CONVOLUTIONS
+from .vgg import vgg11 as vgg11
+from .vgg import vgg11_bn as vgg11_bn
+from .vgg import vgg13 as vgg13
+from .vgg import vgg13_bn as vgg13_bn
+from .vgg import vgg16 as vgg16
+from .vgg import vgg16_bn as vgg16_bn
+from .vgg import vgg19 as vgg19
+from .vgg import vgg19_bn as vgg19_bn
