@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, conv, data, fan, op, pool, row, stack, tensor
+from cnn_site.figures import Figure, conv, data, fan, maps, op, pool, stack
 
 module_3a = Figure(
     "googlenet",
@@ -36,19 +36,7 @@ stages = Figure(
     "Feature maps of GoogLeNet",
     "Height and width fall from 224 to 7 while the channels grow from 3 to 1024. Each map is the one after the pooling "
     "that ends a group: the stem, modules 3a and 3b, modules 4a to 4e; the last one comes out of modules 5a and 5b.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES),
 )
 
 figure = module_3a

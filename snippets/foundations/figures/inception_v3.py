@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, conv, data, fan, op, pool, row, stack, tensor
+from cnn_site.figures import Figure, conv, data, fan, maps, op, pool, stack
 
 
 def unit(kernel, width, stride=""):
@@ -88,19 +88,7 @@ stages = Figure(
     "Feature maps of Inception-v3",
     "Height and width fall from 299 to 8 while the channels grow from 3 to 2048: after the two poolings of the stem, "
     "after modules 5b to 5d, after 6a to 6e, after 7a and after 7b and 7c.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=12 + 6 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=7,
-    ),
+    maps(SIZES, least=12, scale=6, gap=7),
 )
 
 figure = at_17

@@ -1,16 +1,4 @@
-from cnn_site.figures import (
-    Figure,
-    act,
-    around,
-    conv,
-    data,
-    fan,
-    op,
-    pool,
-    row,
-    stack,
-    tensor,
-)
+from cnn_site.figures import Figure, act, around, conv, data, fan, maps, op, pool, stack
 
 
 def unit(kernel: str, channels: int):
@@ -76,19 +64,7 @@ stages = Figure(
     "inception-v4-stages",
     "Feature maps of Inception-v4",
     "An image of 299 pixels becomes maps of 35, 17 and 8 pixels with 384, 1024 and 1536 channels.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 7 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES, scale=7),
 )
 
 figure = plain

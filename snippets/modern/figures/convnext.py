@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, act, around, conv, data, norm, row, stack, tensor
+from cnn_site.figures import Figure, act, around, conv, data, maps, norm, stack
 
 figure = Figure(
     "convnext",
@@ -33,19 +33,7 @@ stages = Figure(
     "Feature maps of ConvNeXt-T",
     "The stem divides height and width by four, from 224 to 56; each further stage halves them, down to 7, while the "
     "channels grow from 96 to 768.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES),
 )
 figures = {"stages": stages}
 

@@ -5,12 +5,11 @@ from cnn_site.figures import (
     data,
     grid,
     link,
+    maps,
     norm,
     op,
     pool,
-    row,
     stack,
-    tensor,
 )
 
 
@@ -70,19 +69,7 @@ stages = Figure(
     "Feature maps of DenseNet-121",
     "The stem leaves 56 × 56 pixels and 64 channels. Each dense block adds 32 channels a "
     "layer; each transition between two blocks halves channels, height and width.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES),
 )
 
 figures = {"transition": transition, "stages": stages}

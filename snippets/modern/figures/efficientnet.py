@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from cnn_site.figures import Figure, around, conv, data, gate, row, stack, tensor
+from cnn_site.figures import Figure, around, conv, data, gate, maps, stack
 
 
 def branch(activation, *gates):
@@ -50,19 +50,7 @@ stages = Figure(
     "efficientnet-stages",
     "Feature maps of EfficientNet-B0",
     "Height and width halve from 224 to 7, while the channels grow from 3 to 1280.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=9,
-    ),
+    maps(SIZES, gap=9),
 )
 figures = {"lite": lite, "stages": stages}
 

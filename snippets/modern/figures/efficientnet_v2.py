@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, around, conv, data, row, stack, tensor
+from cnn_site.figures import Figure, around, conv, data, maps, stack
 
 figure = Figure(
     "efficientnet-v2",
@@ -26,19 +26,7 @@ stages = Figure(
     "efficientnet-v2-stages",
     "Feature maps of EfficientNetV2-S",
     "Height and width halve from 384 to 12, while the channels grow from 3 to 1280.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=12 + 6 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES, least=12, scale=6),
 )
 figures = {"stages": stages}
 

@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, conv, data, row, stack, tensor
+from cnn_site.figures import Figure, conv, data, maps, stack
 
 figure = Figure(
     "mobilenet-v1",
@@ -26,19 +26,7 @@ stages = Figure(
     "mobilenet-v1-stages",
     "Feature maps of MobileNet v1",
     "Height and width halve from stage to stage, from 224 to 7, while the channels grow from 3 to 1024.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES),
 )
 
 figures = {"stages": stages}

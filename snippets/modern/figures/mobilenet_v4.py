@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, around, conv, data, row, stack, tensor
+from cnn_site.figures import Figure, around, conv, data, maps, stack
 
 figure = Figure(
     "mobilenet-v4",
@@ -33,19 +33,7 @@ stages = Figure(
     "mobilenet-v4-stages",
     "Feature maps of MobileNet v4, Conv-Small",
     "Height and width halve from 224 to 7, while the channels between the blocks grow from 3 to 128.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES),
 )
 
 figures = {"stages": stages}

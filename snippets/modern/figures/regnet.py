@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from cnn_site.figures import Figure, act, around, conv, data, gate, row, stack, tensor
+from cnn_site.figures import Figure, act, around, conv, data, gate, maps, stack
 
 figure = Figure(
     "regnet",
@@ -38,19 +38,7 @@ stages = Figure(
     "Feature maps of RegNetY-400MF",
     "The stem and each of the four stages halve height and width; the stages have 48, "
     "104, 208 and 440 channels, in 1, 3, 6 and 6 blocks.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES),
 )
 
 figures = {"stages": stages}

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from cnn_site.figures import Figure, act, around, conv, data, row, stack, tensor
+from cnn_site.figures import Figure, act, around, conv, data, maps, stack
 
 basic = Figure(
     "resnet",
@@ -50,19 +50,7 @@ stages = Figure(
     "resnet-stages",
     "Feature maps of ResNet-50",
     "Height and width halve from stage to stage, from 224 to 7, while the channels grow from 3 to 2048.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES),
 )
 
 figure = basic

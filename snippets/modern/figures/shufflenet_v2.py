@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, around, conv, data, op, row, stack, tensor
+from cnn_site.figures import Figure, around, conv, data, maps, op, stack
 
 figure = Figure(
     "shufflenet-v2",
@@ -59,19 +59,7 @@ stages = Figure(
     "Feature maps of ShuffleNet v2 1×",
     "The stem leaves 56 × 56 pixels and 24 channels; the three stages halve height and "
     "width and have 116, 232 and 464 channels; a 1×1 convolution makes 1,024 of them.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=11,
-    ),
+    maps(SIZES),
 )
 
 figures = {"down": down, "stages": stages}

@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, conv, data, fan, op, row, stack, tensor
+from cnn_site.figures import Figure, conv, data, fan, maps, op, stack
 
 figure = Figure(
     "squeezenet",
@@ -30,19 +30,7 @@ stages = Figure(
     "squeezenet-stages",
     "Feature maps of SqueezeNet 1.0",
     "Height and width fall from 227 to 13, while the channels grow from 3 to 512.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 8 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=12,
-    ),
+    maps(SIZES, gap=12),
 )
 figures = {"stages": stages}
 

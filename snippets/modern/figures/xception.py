@@ -1,4 +1,4 @@
-from cnn_site.figures import Figure, around, conv, data, pool, row, stack, tensor
+from cnn_site.figures import Figure, around, conv, data, maps, pool, stack
 
 figure = Figure(
     "xception",
@@ -35,19 +35,7 @@ stages = Figure(
     "Feature maps of Xception",
     "From an image of 299 pixels the stem makes maps of 147, the entry flow of 19; eight middle blocks keep them; the "
     "exit flow ends with 2048 maps of 10 pixels.",
-    row(
-        *(
-            tensor(
-                f"{s}²",
-                f"{c}\n{name}",
-                size=14 + 7 * s**0.5,
-                depth=2 + c**0.4,
-                role="conv" if c > 3 else "data",
-            )
-            for s, c, name in SIZES
-        ),
-        gap=9,
-    ),
+    maps(SIZES, scale=7, gap=9),
 )
 figures = {"stages": stages}
 

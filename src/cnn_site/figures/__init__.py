@@ -15,6 +15,7 @@ from .diagrams import gate as gate
 from .diagrams import grid as grid
 from .diagrams import link as link
 from .diagrams import loss as loss
+from .diagrams import maps as maps
 from .diagrams import norm as norm
 from .diagrams import op as op
 from .diagrams import pool as pool

@@ -732,3 +732,23 @@ stack, row, fan, around, frame, grid, tensor, link = (
     Tensor,
     Link,
 )
+
+
+def maps(
+    sizes: Iterable[tuple[int, int, str]],
+    scale: float = 8,
+    gap: float = 11,
+    least: float = 14,
+) -> Row:
+    """A network's maps side by side, of (pixels, channels, name); slabs grow more slowly than what they stand for."""
+    slabs = (
+        Tensor(
+            f"{pixels}²",
+            f"{channels}\n{name}",
+            size=least + scale * pixels**0.5,
+            depth=2 + channels**0.4,
+            role="conv" if channels > 3 else "data",
+        )
+        for pixels, channels, name in sizes
+    )
+    return Row(*slabs, gap=gap)
