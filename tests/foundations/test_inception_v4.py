@@ -276,7 +276,7 @@ def train_smallest(seed: int) -> dict[str, object]:
     from cnn_lab.trial import learn_by_heart
 
     torch.manual_seed(seed)
-    return learn_by_heart(inception_v4(num_classes=10), pixels=75, seed=seed)
+    return learn_by_heart(inception_v4(num_classes=10), pixels=75, steps=80, seed=seed)
 
 
 def train_seeds(seeds: list[int]) -> dict[str, object]:
