@@ -298,10 +298,10 @@ def net() -> AlexNet:
 
 
 def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
+    from cnn_lab.trial import learn_by_heart
 
     torch.manual_seed(seed)
-    return learn_digits(alexnet(num_classes=10), pixels=63, seed=seed)
+    return learn_by_heart(alexnet(num_classes=10), pixels=63, steps=80, seed=seed)
 
 
 def train_seeds(seeds: list[int]) -> dict[str, object]:
@@ -312,7 +312,7 @@ def train_seeds(seeds: list[int]) -> dict[str, object]:
 
 
 @pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
+def test_record_it_learns_a_batch_by_heart(evidence) -> None:
     evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
 
 
