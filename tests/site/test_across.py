@@ -83,8 +83,11 @@ def test_chosen_rows_stand_in_the_order_asked_for_and_an_unknown_one_is_refused(
     only = ["modern/resnet resnet152", "modern/resnet resnet18"]
     rows = shown("cost", only=only, columns=[COLUMN])
     assert [row[0] for row in rows] == ["ResNet-152", "ResNet-18"]
-    with pytest.raises(SiteError, match="resnet19"):
-        shown("cost", only=["modern/resnet resnet19"], columns=[COLUMN])
+    rest = shown("cost", without=only, columns=[COLUMN])
+    assert not {"ResNet-18", "ResNet-152"} & {row[0] for row in rest}
+    for setting in ("only", "without"):
+        with pytest.raises(SiteError, match="resnet19"):
+            shown("cost", **{setting: ["modern/resnet resnet19"]}, columns=[COLUMN])
 
 
 def test_the_first_published_quantity_that_a_row_has_is_shown_with_its_conditions() -> (

@@ -13,7 +13,7 @@ from .numbers import KINDS, cell, groups_of, hardware, number, resolve
 def across(page: Page, arguments: list[str], settings: Any) -> str:
     """Every technique of the categories `of` that has the table: `[[across cost]]`.
 
-    `only` lists rows as "category/slug row", in order. A published column may name several quantities, of which each row
+    `only` lists rows as "category/slug row", in order; `without` leaves some out. A published column may name several quantities, of which each row
     shows the first it has, and with `show: conditions` says what the number is of.
 
     With `rows: pages` the table is a measured result, each page has one row, and a column names a path in that result.
@@ -41,6 +41,8 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
                 rows.append(_row(t, key, row.get("name", key), cells))
     if only := settings.get("only"):
         rows = [_chosen(rows, name) for name in only]
+    for name in settings.get("without", ()):
+        rows.remove(_chosen(rows, name))
     if not rows:
         raise SiteError(f"no technique of {settings['of']} has a table {table!r}")
     return fill(
