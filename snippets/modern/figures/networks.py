@@ -42,15 +42,18 @@ TITLES = {
 
 
 LABELS = {  # which end of the line, and how far from it, where names would collide
-    ("first", "DenseNet"): (1, -4, 6),
     ("first", "ResNet"): (0, 4, -9),
     ("first", "Inception-v3"): (-1, 4, -9),
     ("first", "GoogLeNet"): (-1, 4, 2),
-    ("first", "ResNeXt"): (-1, 4, 5),
-    ("first", "Wide ResNet"): (-1, 4, -4),
-    ("later", "ResNeXt"): (-2, 4, 5),
+    ("first", "ResNeXt"): (-1, 4, -1),
+    ("first", "Wide ResNet"): (-1, 4, -8),
+    ("first", "RegNetY"): (-1, 4, 7),
+    ("later", "ResNeXt"): (-2, 4, 8),
     ("later", "ResNet"): (0, -4, 0),
     ("later", "Wide ResNet"): (-1, 4, -5),
+    ("later", "RegNetX"): (-1, 4, -3),
+    ("first", "DenseNet", 0): (0, 4, -8),
+    ("first", "DenseNet", 1): (0, -4, -8),
 }
 
 
@@ -101,7 +104,9 @@ def plot(recipe: str, against: int, unit: str, words: str) -> str:
                 "linewidth": 1.2,
             }
             ax.plot(x, y, marker="o", markersize=3.5, **line)
-            end, dx, dy = LABELS.get((recipe, family), (-1, 4, 0))
+            end, dx, dy = LABELS.get(
+                (recipe, family, against), LABELS.get((recipe, family), (-1, 4, 0))
+            )
             ax.annotate(
                 family,
                 (x[end], y[end]),
