@@ -91,6 +91,7 @@ def _of_table(
         told = column.get("show", "value")
         if not there or told != "value":
             text = there[0][told] if there else "–"
+            kind = "published" if told == "value" else "published words"
             return {
                 "kind": kind,
                 "text": text,
