@@ -1,4 +1,4 @@
-"""The built site, once a session, for the tests that look at what a reader gets."""
+"""The same draws in every run, and the built site once a session for the tests that look at what a reader gets."""
 
 import os
 import subprocess
@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 
 from cnn_site import ROOT
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """A test sees the same images alone, in the suite, today and tomorrow."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
