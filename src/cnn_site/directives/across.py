@@ -13,8 +13,8 @@ from .numbers import KINDS, cell, groups_of, hardware, number, resolve
 def across(page: Page, arguments: list[str], settings: Any) -> str:
     """Every technique of the categories `of` that has the table: `[[across cost]]`.
 
-    `only` lists rows as "category/slug row", in order; `without` leaves some out. A published column may name several quantities, of which each row
-    shows the first it has, and with `show: conditions` says what the number is of.
+    `only` lists rows as "category/slug row", in order; `without` leaves some out. A published column may name several
+    quantities, of which each row shows the first it has; with `show: conditions` it says what the number is of.
 
     With `rows: pages` the table is a measured result, each page has one row, and a column names a path in that result.
     `mean: geometric` in a column adds a last row. The table can be sorted by any column.
