@@ -4,8 +4,11 @@ from torch import nn
 from cnn_techniques.modern import convnextv2_atto
 
 # --8<-- [start:usage]
-torch.manual_seed(0)
 model = convnextv2_atto(num_classes=10).eval()
+torch.manual_seed(0)
+for layer in model.modules():  # torch's versions cut normal draws off differently
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        nn.init.normal_(layer.weight, std=0.02)
 images, labels = torch.randn(4, 3, 64, 96), torch.tensor([3, 1, 4, 1])
 with torch.no_grad():
     scores = model(images)
