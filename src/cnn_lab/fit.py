@@ -1,11 +1,15 @@
 """One plain training loop for every task: what differs is the loss.
 
 The order of the images depends on (seed, epoch) alone, everything drawn for a batch on
-(seed, epoch, step) alone: no draw depends on how many were made before it.
+(seed, epoch, step) alone: no draw depends on how many were made before it. A run can
+therefore go on from any step, and how many processes load images changes nothing.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +20,7 @@ from torch.nn import functional as F
 Targets = Any  # a tensor, or a sequence with one entry an image
 Loss = Callable[[nn.Module, Tensor, Targets], Tensor]
 BatchTransform = Callable[[Tensor, Targets, torch.Generator], tuple[Tensor, Targets]]
+Augment = Callable[[Tensor, Tensor], Tensor]
 
 
 class Schedule(Protocol):
@@ -24,12 +29,281 @@ class Schedule(Protocol):
     def step(self) -> object: ...
 
 
+class Source(Protocol):
+    """Where batches come from: rows in, images and what they are out."""
+
+    draws: int  # uniform numbers that an image needs to be augmented
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Targets]:
+        """The images of `rows` (N,), augmented by `draws` (N, draws) from [0, 1)."""
+        ...
+
+
+class Machine(Protocol):
+    """Where a step is computed, and how; an Accelerator of Accelerate is one."""
+
+    device: torch.device
+    num_processes: int
+    process_index: int
+
+    def autocast(self) -> AbstractContextManager[None]: ...
+    def backward(self, loss: Tensor) -> None: ...
+    def reduce(self, tensor: Tensor, reduction: str = "sum") -> Any: ...
+
+
+class BadData(Exception):
+    """An image or a data set that cannot be used; the message says which and why."""
+
+
+@dataclass
+class Here:
+    """One process, one device, full precision."""
+
+    device: torch.device
+    num_processes: int = 1
+    process_index: int = 0
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def reduce(self, tensor: Tensor, reduction: str = "sum") -> Tensor:
+        return tensor
+
+
+@dataclass
+class InMemory:
+    """Images that lie in memory, augmented a batch at a time.
+
+    Args:
+        inputs: (N, ...).
+        targets: a tensor (N, ...) or a list of N, of which a batch is a shorter list.
+        augment: `augment(images, draws)`, with draws (N, D) from [0, 1).
+        draws: D.
+    """
+
+    inputs: Tensor
+    targets: Targets
+    augment: Augment | None = None
+    draws: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.targets) != len(self.inputs) or len(self.inputs) == 0:
+            raise ValueError(
+                "need as many targets as inputs, "
+                f"got {len(self.targets)} and {len(self.inputs)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Targets]:
+        images = self.inputs[rows]
+        if self.augment is not None:
+            images = self.augment(images, draws)
+        return images, _take(self.targets, rows)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step was: its place, and its loss."""
+
+    epoch: int  # from 1
+    step: int  # of the epoch, from 1
+    steps: int  # in an epoch
+    loss: float  # the mean over the batch
+    images: int  # in the batch, of all processes
+
+    @property
+    def ends_epoch(self) -> bool:
+        return self.step == self.steps
+
+
 def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """The default loss, of logits (N, K) or (N, K, H, W).
 
     Targets are classes (N,) or (N, H, W), or probabilities of the logits' shape.
     """
     return F.cross_entropy(model(inputs), targets)
+
+
+def to_train(model: nn.Module, epoch: int) -> None:
+    """What happens before an epoch unless something else is asked for."""
+    model.train()
+
+
+def walk(
+    model: nn.Module,
+    source: Source,
+    *,
+    epochs: int,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss = cross_entropy,
+    schedule: Schedule | None = None,
+    batch_transform: BatchTransform | None = None,
+    before_epoch: Callable[[nn.Module, int], object] = to_train,
+    seed: int = 0,
+    machine: Machine | None = None,
+    workers: int = 0,
+    done: int = 0,
+) -> Iterator[Step]:
+    """Train the model in place, and stop after every step to tell of it.
+
+    What the caller does between two steps (saving, measuring, showing) is its own
+    affair. Arguments as for `fit`, and:
+
+    Args:
+        before_epoch: called with the model and the epoch (from 1) before its first step,
+            and before the first step that is made here.
+        machine: where and how; the model must be there. With P processes each takes
+            every P-th image of a batch, and the mean is over the whole batch.
+        workers: processes that load images; 0 loads between the steps.
+        done: steps that an earlier run has made already.
+
+    Raises: FloatingPointError for a loss that is not finite, before it changes a weight.
+    """
+    machine = machine or Here(torch.device("cpu"))
+    per_epoch = math.ceil(len(source) / batch_size)
+    cuda = [machine.device] if machine.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        for epoch in range(done // per_epoch + 1, epochs + 1):
+            before_epoch(model, epoch)
+            first = max(done - (epoch - 1) * per_epoch, 0)
+            plan = Plan(source, seed, epoch, batch_size, machine, first)
+            for step, (x, y) in enumerate(loaded(plan, workers), first):
+                # One process draws what it always drew; others have streams of their own.
+                others = [2, rank] if (rank := machine.process_index) else []
+                if batch_transform is not None:
+                    draw = generator(seed, epoch, step, *others)
+                    x, y = batch_transform(x, y, draw)
+                torch.manual_seed(
+                    generator(seed, epoch, step, 1, *others).initial_seed()
+                )  # for the model's own draws
+                x = x.to(machine.device, non_blocking=True)
+                with machine.autocast():
+                    value = loss(model, x, _to(y, machine.device))
+                size = plan.size(step)
+                told = value.detach()
+                if machine.num_processes > 1:  # gradients are averaged over processes
+                    value = value * (plan.share(step) * machine.num_processes / size)
+                    told = machine.reduce(value.detach(), "mean")
+                number = told.item()
+                if not math.isfinite(number):
+                    rates = [group["lr"] for group in optimizer.param_groups]
+                    raise FloatingPointError(
+                        f"the loss is {number} in epoch {epoch}, step {step} "
+                        f"(learning rates {rates}): lower the learning rate, "
+                        "or look for a division by zero in the loss"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                machine.backward(value)
+                optimizer.step()
+                # Scaled float16 gradients overflow now and then: no step was made.
+                skipped = getattr(machine, "optimizer_step_was_skipped", False)
+                if schedule is not None and not skipped:
+                    schedule.step()
+                yield Step(epoch, step + 1, per_epoch, number, size)
+
+
+class Plan:
+    """The batches of an epoch: which rows, and what is drawn for them."""
+
+    def __init__(
+        self,
+        source: Source,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        machine: Machine,
+        first: int = 0,
+    ) -> None:
+        self.source, self.seed, self.epoch, self.first = source, seed, epoch, first
+        self.rank, self.processes = machine.process_index, machine.num_processes
+        order = torch.randperm(len(source), generator=generator(seed, epoch))
+        self.batches = torch.split(order, batch_size)
+
+    def size(self, step: int) -> int:
+        return len(self.batches[step])
+
+    def share(self, step: int) -> int:
+        """How many images of the batch are this process's own."""
+        return len(range(self.rank, self.size(step), self.processes))
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.first
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Targets] | BadData:
+        step = self.first + index
+        rows = self.batches[step]
+        draws = torch.empty(len(rows), 0, dtype=torch.float64)
+        if self.source.draws:
+            draw = generator(self.seed, self.epoch, step, 3)
+            draws = torch.rand(
+                len(rows), self.source.draws, dtype=torch.float64, generator=draw
+            )
+        if self.processes > 1:
+            # A process without an image lends one, whose share of the loss is 0.
+            mine = slice(self.rank if self.share(step) else 0, None, self.processes)
+            rows, draws = rows[mine], draws[mine]
+        try:
+            return self.source.take(rows, draws)
+        except BadData as error:  # a worker's exception would come with its traceback
+            return error
+
+
+class InOrder:
+    """The batches of a test: all images, as they stand."""
+
+    def __init__(self, source: Source, batch_size: int, machine: Machine) -> None:
+        mine = torch.arange(machine.process_index, len(source), machine.num_processes)
+        self.source, self.batches = source, torch.split(mine, batch_size)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Targets] | BadData:
+        rows = self.batches[index]
+        try:
+            return self.source.take(rows, torch.empty(len(rows), 0))
+        except BadData as error:
+            return error
+
+
+def loaded(plan: Plan | InOrder, workers: int) -> Iterator[tuple[Tensor, Targets]]:
+    """The batches of a plan, read by that many processes, or here for 0.
+
+    Raises: BadData, of whichever process met it.
+    """
+    batches: Iterable[Any] = (plan[index] for index in range(len(plan)))
+    if workers:
+        batches = torch.utils.data.DataLoader(
+            plan,  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_quiet,
+            generator=torch.Generator(),  # nothing may be drawn from the global one
+        )
+    for batch in batches:
+        if isinstance(batch, BadData):
+            raise batch
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _quiet(worker: int) -> None:
+    """Ctrl-C is for the process that trains; its workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
 
 
 def fit(
@@ -69,49 +343,37 @@ def fit(
     Raises: ValueError for unequal lengths or numbers below 1; FloatingPointError for a
     loss that is not finite.
     """
-    inputs, targets = data
-    count = len(inputs)
-    if len(targets) != count or count == 0:
-        raise ValueError(
-            f"need as many targets as inputs, got {len(targets)} and {count}"
-        )
+    source = InMemory(*data)
     if epochs < 1 or batch_size < 1:
         raise ValueError(
             f"epochs and batch_size must be at least 1, got {epochs=}, {batch_size=}"
         )
-    device = torch.device(device)
-    model.to(device)
-    history = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for epoch in range(1, epochs + 1):
-            model.train()
-            total = 0.0
-            order = torch.randperm(count, generator=generator(seed, epoch))
-            for step, rows in enumerate(torch.split(order, batch_size)):
-                x, y = inputs[rows], _take(targets, rows)
-                if batch_transform is not None:
-                    x, y = batch_transform(x, y, generator(seed, epoch, step))
-                torch.manual_seed(
-                    generator(seed, epoch, step, 1).initial_seed()
-                )  # for the model's own draws
-                value = loss(model, x.to(device), _to(y, device))
-                if not math.isfinite(value.item()):
-                    rates = [group["lr"] for group in optimizer.param_groups]
-                    raise FloatingPointError(
-                        f"the loss is {value.item()} in epoch {epoch}, step {step} "
-                        f"(learning rates {rates}): lower the learning rate, "
-                        "or look for a division by zero in the loss"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                if schedule is not None:
-                    schedule.step()
-                total += value.item() * len(rows)
-            model.eval()
-            with torch.no_grad():
-                found = evaluate(model) if evaluate is not None else {}
-            history.append({"epoch": epoch, "loss": total / count, **found})
+    machine = Here(torch.device(device))
+    model.to(machine.device)
+    walked = walk(
+        model,
+        source,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        loss=loss,
+        schedule=schedule,
+        batch_transform=batch_transform,
+        seed=seed,
+        machine=machine,
+    )
+    history, total = [], 0.0
+    with closing(walked):  # type: ignore[type-var]
+        for step in walked:
+            total += step.loss * step.images
+            if step.ends_epoch:
+                model.eval()
+                with torch.no_grad():
+                    found = evaluate(model) if evaluate is not None else {}
+                history.append(
+                    {"epoch": step.epoch, "loss": total / len(source), **found}
+                )
+                total = 0.0
     return history
 
 

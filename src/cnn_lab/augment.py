@@ -1,0 +1,109 @@
+"""Augmentation of a batch, drawn once for every image of it.
+
+An augmentation gets images and, for each, its own uniform numbers from [0, 1): what
+happens to an image is decided by them alone, and by nothing drawn elsewhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+# Transforms of one image, which draw from torch's global generator. The names are those
+# of the technique pages.
+PER_IMAGE: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+    "autoaugment": v2.AutoAugment,
+    "randaugment": v2.RandAugment,
+    "trivialaugment": v2.TrivialAugmentWide,
+    "augmix": v2.AugMix,
+}
+NAMES = ("basic-augmentation", "cutout", *PER_IMAGE)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """`apply(images, draws)` with draws (N, `draws`), float64 from [0, 1)."""
+
+    apply: Callable[[Tensor, Tensor], Tensor]
+    draws: int
+
+
+def flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Mirror left and right with probability one half; draws (N, 1)."""
+    mirrored = (draws[:, 0] < 0.5).view(-1, 1, 1, 1)
+    return torch.where(mirrored, images.flip(-1), images)
+
+
+def crop(images: Tensor, draws: Tensor, padding: int = 4) -> Tensor:
+    """Shift by up to `padding` pixels each way, black where nothing was; draws (N, 2)."""
+    n, c, h, w = images.shape
+    padded = F.pad(images, [padding] * 4)
+    top, left = (draws * (2 * padding + 1)).long().unbind(1)  # 0 .. 2 * padding
+    rows = top[:, None] + torch.arange(h)  # (N, H)
+    columns = left[:, None] + torch.arange(w)  # (N, W)
+    image = torch.arange(n)[:, None, None, None]
+    channel = torch.arange(c)[None, :, None, None]
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def cutout(images: Tensor, draws: Tensor) -> Tensor:
+    """Black out a square of half the height, its centre anywhere; draws (N, 2)."""
+    h, w = images.shape[-2:]
+    y, x = (draws * torch.tensor([h, w])).long().unbind(1)
+    rows = (torch.arange(h) - y[:, None]).abs() <= h // 4  # (N, H)
+    columns = (torch.arange(w) - x[:, None]).abs() <= h // 4  # (N, W)
+    hidden = rows[:, None, :, None] & columns[:, None, None, :]  # (N, 1, H, W)
+    return images.masked_fill(hidden, 0)
+
+
+def each(transform: Callable[[Tensor], Tensor]) -> Augmentation:
+    """A transform of one image (C, H, W) as one of a batch: seeded for every image."""
+
+    def apply(images: Tensor, draws: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            return torch.stack([one(i, d) for i, d in zip(images, draws, strict=True)])
+
+    def one(image: Tensor, draw: Tensor) -> Tensor:
+        torch.manual_seed(int(draw.item() * 2**53))
+        return transform(image)
+
+    return Augmentation(apply, 1)
+
+
+def chain(parts: Sequence[Augmentation]) -> Augmentation:
+    """One after the other, each with draws of its own."""
+
+    def apply(images: Tensor, draws: Tensor) -> Tensor:
+        own = draws.split([part.draws for part in parts], dim=1)
+        for part, drawn in zip(parts, own, strict=True):
+            images = part.apply(images, drawn)
+        return images
+
+    return Augmentation(apply, sum(part.draws for part in parts))
+
+
+def by_name(names: Sequence[str], *, mirror: bool = True) -> Augmentation:
+    """The augmentations of `names`, in that order, for images (N, C, H, W) of uint8.
+
+    Args:
+        mirror: whether a mirrored image is still of its class; a digit is not.
+
+    Raises: ValueError for a name that is not in `NAMES`.
+    """
+    parts: list[Augmentation] = []
+    for name in names:
+        if name == "basic-augmentation":
+            parts += [Augmentation(flip, 1)] if mirror else []
+            parts += [Augmentation(crop, 2)]
+        elif name == "cutout":
+            parts += [Augmentation(cutout, 2)]
+        elif name in PER_IMAGE:
+            parts += [each(PER_IMAGE[name]())]
+        else:
+            raise ValueError(
+                f"unknown augmentation {name!r}; expected {', '.join(NAMES)}"
+            )
+    return chain(parts)

@@ -1,0 +1,102 @@
+"""A checkpoint: one safetensors file, with all that is no tensor as JSON in its header.
+
+It appears whole or not at all, and reading it runs no code from it.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+Json = dict[str, Any]
+KIND = "cnn-lab checkpoint 1"
+
+
+class NotACheckpoint(Exception):
+    """A file that is no checkpoint, or not a whole one; the message says which and why."""
+
+
+def save(path: Path, state: Json) -> None:
+    """Write `state` so that `path` holds, at any moment, all of the old or of the new.
+
+    Args:
+        state: of dicts, lists, tensors and what JSON can hold.
+
+    Raises: OSError, with what was at `path` unchanged.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_packed(state, "", tensors))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        try:
+            # One entry: several would be written in an order of their own each time.
+            save_file(tensors, part, {KIND: text})
+        except SafetensorError as error:  # how it tells of a full disk
+            raise OSError(f"{path} could not be written: {error}") from None
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # the content, before the name
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name
+    finally:
+        os.close(folder)
+
+
+def load(path: Path) -> Json:
+    """What `save` wrote, with its tensors on the CPU.
+
+    Raises: NotACheckpoint, which says what is wrong with the file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if KIND not in header:
+                raise NotACheckpoint(
+                    f"{path} was not written by this version of cnn-lab: expected "
+                    f"{KIND!r} in its header, got {list(header)}"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise NotACheckpoint(f"there is no checkpoint {path}") from None
+    except IsADirectoryError:
+        raise NotACheckpoint(f"{path} is a folder, not a checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise NotACheckpoint(
+            f"{path} is damaged, or no safetensors file: {error}"
+        ) from None
+    state: Json = _unpacked(json.loads(header[KIND]), tensors)
+    return state
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` with every tensor moved to `tensors`, and its name in the tensor's place."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):  # as pairs: JSON would turn a number as key into text
+        pairs = [
+            [k, _packed(v, f"{name}.{k}".strip("."), tensors)] for k, v in value.items()
+        ]
+        return {"dict": pairs}
+    if isinstance(value, list | tuple):
+        return [_packed(v, f"{name}.{n}", tensors) for n, v in enumerate(value)]
+    return value
+
+
+def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(v, tensors) for v in value]
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        return {key: _unpacked(v, tensors) for key, v in value["dict"]}
+    return value

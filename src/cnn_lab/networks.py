@@ -1,0 +1,102 @@
+"""A network of floor 1 by its name, or by the Python that makes it."""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+PLACES = ("foundations", "modern", "attention")
+
+
+@cache
+def parts() -> dict[str, Any]:
+    """What a network may be made of: every public name of these categories."""
+    return {
+        name: thing
+        for place in PLACES
+        for name, thing in vars(import_module(f"cnn_techniques.{place}")).items()
+        if not name.startswith("_") and not inspect.ismodule(thing)
+    }
+
+
+@cache
+def networks() -> dict[str, Callable[..., nn.Module]]:
+    """The functions and classes that make a classifier from a number of classes alone."""
+    return {
+        name: thing
+        for name, thing in parts().items()
+        if callable(thing) and _needs_classes_alone(thing)
+    }
+
+
+def _needs_classes_alone(thing: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(thing).parameters
+    rest = [p for name, p in parameters.items() if name != "num_classes"]
+    return "num_classes" in parameters and all(
+        p.default is not p.empty for p in rest if p.kind is not p.VAR_KEYWORD
+    )
+
+
+def build(spec: str, num_classes: int) -> nn.Module:
+    """The network that `spec` names, with that many classes.
+
+    Args:
+        spec: a name, such as "resnet18", or a call as in Python, such as
+            "ResNet(BasicBlock, (1, 1, 1), width=16)". It holds names of floor 1,
+            numbers, text, tuples and calls, and nothing else: it is read, not executed.
+
+    Raises: ValueError for a spec that says anything else.
+    """
+    try:
+        tree = ast.parse(spec.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(
+            f"{spec!r} is not a network: {error.msg}, character {error.offset}"
+        ) from None
+    if isinstance(tree, ast.Name):
+        tree = ast.Call(tree, [], [])
+    if not isinstance(tree, ast.Call):
+        raise ValueError(
+            f"{spec!r} is not a network: expected a name or a call, as in 'resnet18' "
+            "or 'ResNet(BasicBlock, (1, 1, 1), width=16)'"
+        )
+    named = [keyword.arg for keyword in tree.keywords]
+    if "num_classes" not in named:
+        tree.keywords.append(ast.keyword("num_classes", ast.Constant(num_classes)))
+    try:
+        model = _value(tree, spec)
+    except TypeError as error:
+        raise ValueError(f"{spec!r} is not a network: {error}") from None
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{spec!r} is not a network but a {type(model).__name__}")
+    return model
+
+
+def _value(node: ast.expr, spec: str) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_value(n, spec) for n in node.elts)
+    if isinstance(node, ast.Name):
+        if node.id not in parts():
+            near = difflib.get_close_matches(node.id, parts(), 1)
+            cure = f"did you mean {near[0]}?" if near else "see `cnn-lab list`"
+            raise ValueError(f"there is no network {node.id!r}; {cure}")
+        return parts()[node.id]
+    if isinstance(node, ast.Call) and all(k.arg for k in node.keywords):
+        arguments = [_value(n, spec) for n in node.args]
+        options = {str(k.arg): _value(k.value, spec) for k in node.keywords}
+        return _value(node.func, spec)(*arguments, **options)
+    raise ValueError(
+        f"{spec!r} is not a network: {ast.unparse(node)!r} may not stand there"
+    )
+
+
+def channels(model: nn.Module) -> int:
+    """How many channels the first convolution reads."""
+    return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))

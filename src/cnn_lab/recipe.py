@@ -1,0 +1,333 @@
+"""How a network is trained: every choice in one place, as options of the command line.
+
+A recipe can be saved as JSON and read back. Options have the names of the technique
+pages where a page says what they do.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+from torchvision.transforms import v2
+from typer import Argument, Option
+
+from cnn_techniques.training import Mixup
+
+from .augment import NAMES as AUGMENTATIONS
+from .augment import by_name
+from .fit import BatchTransform, Loss
+from .sources import NAMES as DATA
+
+Parameters = list[dict[str, Any]]
+
+
+class Optimizer(StrEnum):
+    sgd_momentum = "sgd-momentum"
+    adam = "adam"
+    adamw = "adamw"
+    radam = "radam"
+
+
+class Schedule(StrEnum):
+    constant = "constant"
+    step_decay = "step-decay"
+    cosine_annealing = "cosine-annealing"
+    one_cycle = "one-cycle"
+
+
+class Precision(StrEnum):
+    no = "no"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Strategy(StrEnum):
+    everything = "everything"
+    features = "features"
+    last_n = "last-n"
+    gradual = "gradual"
+    discriminative = "discriminative"
+
+
+WHAT, HOW, FAST, START = "What", "How", "Speed", "Transfer"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a run computes; two runs of one recipe are the same run."""
+
+    network: Annotated[
+        str,
+        Argument(
+            help="A network by its function name, or a call as in Python: "
+            '"ResNet(BasicBlock, (1, 1, 1), width=16)". `cnn-lab list` names all.'
+        ),
+    ]
+    data: Annotated[
+        str,
+        Option(help=f"Data set: {', '.join(DATA)}.", rich_help_panel=WHAT),
+    ] = "digits"
+    size: Annotated[
+        int | None,
+        Option(
+            min=1,
+            help="Height and width of the images; else those of the data set, "
+            "32 for digits and 224 for a folder.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    epochs: Annotated[
+        int, Option(min=1, help="Times through the data.", rich_help_panel=HOW)
+    ] = 5
+    batch_size: Annotated[
+        int,
+        Option(min=1, help="Images a step, of all processes.", rich_help_panel=HOW),
+    ] = 64
+    optimizer: Annotated[
+        Optimizer, Option(help="Page optimization/adamw.", rich_help_panel=HOW)
+    ] = Optimizer.adamw
+    learning_rate: Annotated[
+        float, Option(min=0, help="The highest of the run.", rich_help_panel=HOW)
+    ] = 1e-3
+    weight_decay: Annotated[
+        float,
+        Option(
+            min=0,
+            help="Of matrices and filters; biases and norms have none.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.01
+    schedule: Annotated[
+        Schedule, Option(help="Of the learning rate.", rich_help_panel=HOW)
+    ] = Schedule.one_cycle
+    warmup: Annotated[
+        float,
+        Option(
+            min=0, help="Epochs of rising learning rate before it.", rich_help_panel=HOW
+        ),
+    ] = 0.0
+    augment: Annotated[
+        str,
+        Option(
+            help=f"Some of {', '.join(AUGMENTATIONS)}, with commas between.",
+            rich_help_panel=HOW,
+        ),
+    ] = ""
+    mixup: Annotated[
+        float,
+        Option(min=0, help="Alpha; page training/mixup. 0: off.", rich_help_panel=HOW),
+    ] = 0.0
+    cutmix: Annotated[
+        float, Option(min=0, help="Alpha; 0: off.", rich_help_panel=HOW)
+    ] = 0.0
+    label_smoothing: Annotated[
+        float,
+        Option(
+            min=0, max=1, help="Share spread over all classes.", rich_help_panel=HOW
+        ),
+    ] = 0.0
+    weight_ema: Annotated[
+        float,
+        Option(
+            min=0,
+            max=0.999999,
+            help="Decay of the mean of the weights, which is then tested and exported. "
+            "0: off.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.0
+    mixed_precision: Annotated[
+        Precision,
+        Option(help="fp16 needs a GPU.", rich_help_panel=FAST),
+    ] = Precision.no
+    channels_last: Annotated[
+        bool,
+        Option(
+            "--channels-last",
+            help="Keep the channels of a pixel side by side.",
+            rich_help_panel=FAST,
+        ),
+    ] = False
+    compile: Annotated[
+        bool,
+        Option("--compile", help="torch.compile the network.", rich_help_panel=FAST),
+    ] = False
+    deterministic: Annotated[
+        bool,
+        Option(
+            "--deterministic",
+            help="Refuse operations that are not the same twice (GPU).",
+            rich_help_panel=FAST,
+        ),
+    ] = False
+    seed: Annotated[
+        int,
+        Option(min=0, help="Of weights, order and augmentation.", rich_help_panel=HOW),
+    ] = 0
+    strategy: Annotated[
+        Strategy,
+        Option(
+            help="What is trained: everything; the classifier on frozen features; "
+            "the classifier and the last n blocks; one more block each epoch (gradual); "
+            "everything, with lower rates towards the image (discriminative).",
+            rich_help_panel=START,
+        ),
+    ] = Strategy.everything
+    weights: Annotated[
+        str,
+        Option(
+            help="Where to start: a checkpoint or a file of weights; 'imagenet': the "
+            "published ones.",
+            rich_help_panel=START,
+        ),
+    ] = ""
+    last: Annotated[
+        int, Option(min=1, help="The n of last-n.", rich_help_panel=START)
+    ] = 1
+    decay: Annotated[
+        float,
+        Option(
+            min=0,
+            max=1,
+            help="Of the learning rate from a block to the one before it "
+            "(discriminative).",
+            rich_help_panel=START,
+        ),
+    ] = 0.8
+
+    def __post_init__(self) -> None:
+        by_name(self.augmentations)  # ValueError for an unknown one
+        if self.mixup and self.cutmix:
+            raise ValueError(
+                f"mixup ({self.mixup}) and cutmix ({self.cutmix}) cannot be combined"
+            )
+        if self.warmup and self.schedule == Schedule.one_cycle:
+            raise ValueError("one-cycle has a warm-up of its own: leave out warmup")
+        if self.warmup >= self.epochs:
+            raise ValueError(
+                f"warmup ({self.warmup}) must be less than epochs ({self.epochs})"
+            )
+
+    @property
+    def augmentations(self) -> list[str]:
+        return [name.strip() for name in self.augment.split(",") if name.strip()]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Self:
+        """ValueError for an option that does not exist or a value of another type."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        values = {}
+        for name, value in found.items():
+            if name not in fields:
+                raise ValueError(f"unknown option {name!r} in the configuration")
+            default = fields[name].default
+            if isinstance(default, StrEnum):
+                value = type(default)(value)
+            elif default is not None and default is not dataclasses.MISSING:
+                kinds = (int, float) if isinstance(default, float) else type(default)
+                if not isinstance(value, kinds):
+                    raise ValueError(
+                        f"option {name!r} is {value!r}, expected "
+                        f"{type(default).__name__}"
+                    )
+            values[name] = value
+        return cls(**values)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The recipe that a run has saved; ValueError for anything else."""
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no saved configuration: {error}") from None
+
+
+def make_optimizer(recipe: Recipe, groups: Parameters) -> torch.optim.Optimizer:
+    """Over groups of parameters, each with "params" and maybe its own "lr"."""
+    groups = [part for group in groups for part in _decayed(group, recipe.weight_decay)]
+    lr = recipe.learning_rate
+    match recipe.optimizer:
+        case Optimizer.sgd_momentum:
+            return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
+        case Optimizer.adam:
+            return torch.optim.Adam(groups, lr)
+        case Optimizer.adamw:
+            return torch.optim.AdamW(groups, lr)
+        case Optimizer.radam:
+            return torch.optim.RAdam(groups, lr)
+
+
+def _decayed(group: dict[str, Any], weight_decay: float) -> Parameters:
+    """What decays and what does not: a norm's scale or a bias has one dimension."""
+    many = [p for p in group["params"] if p.ndim > 1]
+    one = [p for p in group["params"] if p.ndim <= 1]
+    parts = ((many, weight_decay), (one, 0.0))
+    return [{**group, "params": p, "weight_decay": d} for p, d in parts if p]
+
+
+def make_schedule(
+    recipe: Recipe, optimizer: torch.optim.Optimizer, per_epoch: int
+) -> lr_scheduler.LRScheduler:
+    """Stepped after every batch; each group keeps its ratio to the others."""
+    warm = round(recipe.warmup * per_epoch)
+    total = recipe.epochs * per_epoch - warm
+    after: lr_scheduler.LRScheduler
+    match recipe.schedule:
+        case Schedule.constant:
+            after = lr_scheduler.ConstantLR(optimizer, 1.0)
+        case Schedule.step_decay:  # a tenth after each third
+            marks = [max(total // 3, 1), max(2 * total // 3, 2)]
+            after = lr_scheduler.MultiStepLR(optimizer, marks, 0.1)
+        case Schedule.cosine_annealing:
+            after = lr_scheduler.CosineAnnealingLR(optimizer, total)
+        case Schedule.one_cycle:  # one step more than is made: that one has no batch
+            rates = [group["lr"] for group in optimizer.param_groups]
+            after = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1)
+    if not warm:
+        return after
+    rising = lr_scheduler.LinearLR(optimizer, 1 / warm, total_iters=warm)
+    return lr_scheduler.SequentialLR(optimizer, [rising, after], [warm])
+
+
+def make_loss(recipe: Recipe) -> Loss:
+    """Cross-entropy; of auxiliary classifiers too, with weight 0.3 (GoogLeNet, section 5)."""
+
+    def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        out = model(inputs)
+        first, *others = out if isinstance(out, tuple) else (out,)
+        value = F.cross_entropy(first, targets, label_smoothing=recipe.label_smoothing)
+        for scores in others:
+            if scores is not None:
+                value = value + 0.3 * F.cross_entropy(
+                    scores, targets, label_smoothing=recipe.label_smoothing
+                )
+        return value
+
+    return loss
+
+
+def make_mix(recipe: Recipe, classes: int) -> BatchTransform | None:
+    """Mixup or CutMix, drawn from the generator of the step."""
+    if not recipe.mixup and not recipe.cutmix:
+        return None
+    mix: Any = (
+        Mixup(classes, recipe.mixup)
+        if recipe.mixup
+        else v2.CutMix(alpha=recipe.cutmix, num_classes=classes)
+    )
+
+    def transform(x: Tensor, y: Any, draw: torch.Generator) -> tuple[Tensor, Any]:
+        torch.manual_seed(draw.initial_seed())  # both draw from the global generator
+        return mix(x, y)  # type: ignore[no-any-return]
+
+    return transform
