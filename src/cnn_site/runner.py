@@ -90,10 +90,12 @@ def page_slug(path: Path) -> str | None:
 
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest) -> Evidence:
-    """The record of the technique whose proof file asks for it."""
+    """The record of the technique, or of the part of the lab, whose proof file asks for it."""
     path = request.path.relative_to(ROOT)
-    if path.parts[0] != "tests" or path.parts[1] not in CATEGORIES:
-        raise ValueError(f"{path}: only tests/<category>/test_<slug>.py has a record")
+    if path.parts[0] != "tests" or path.parts[1] not in (*CATEGORIES, "lab"):
+        raise ValueError(
+            f"{path}: only tests/<category>/test_<slug>.py and tests/lab have records"
+        )
     slug = f"{path.parts[1]}/{path.stem.removeprefix('test_').replace('_', '-')}"
     return Evidence(slug, update=request.config.getoption("--update-evidence"))
 
