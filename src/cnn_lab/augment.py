@@ -50,11 +50,16 @@ def crop(images: Tensor, draws: Tensor, padding: int = 4) -> Tensor:
 
 
 def cutout(images: Tensor, draws: Tensor) -> Tensor:
-    """Black out a square of half the height, its centre anywhere; draws (N, 2)."""
+    """Black out a square of half the height, its centre anywhere; draws (N, 2).
+
+    What of the square is outside the image hides nothing, as in the paper.
+    """
     h, w = images.shape[-2:]
-    y, x = (draws * torch.tensor([h, w])).long().unbind(1)
-    rows = (torch.arange(h) - y[:, None]).abs() <= h // 4  # (N, H)
-    columns = (torch.arange(w) - x[:, None]).abs() <= h // 4  # (N, W)
+    side = h // 2
+    top, left = ((draws * torch.tensor([h, w])).long() - side // 2).unbind(1)
+    rows = torch.arange(h) - top[:, None]  # (N, H)
+    columns = torch.arange(w) - left[:, None]  # (N, W)
+    rows, columns = ((r >= 0) & (r < side) for r in (rows, columns))
     hidden = rows[:, None, :, None] & columns[:, None, None, :]  # (N, 1, H, W)
     return images.masked_fill(hidden, 0)
 
@@ -67,7 +72,8 @@ def each(transform: Callable[[Tensor], Tensor]) -> Augmentation:
             return torch.stack([one(i, d) for i, d in zip(images, draws, strict=True)])
 
     def one(image: Tensor, draw: Tensor) -> Tensor:
-        torch.manual_seed(int(draw.item() * 2**53))
+        # On the CPU alone: torch.manual_seed costs as much as a transform.
+        torch.default_generator.manual_seed(int(draw.item() * 2**53))
         return transform(image)
 
     return Augmentation(apply, 1)

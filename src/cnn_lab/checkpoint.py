@@ -5,11 +5,13 @@ It appears whole or not at all, and reading it runs no code from it.
 
 import json
 import os
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as pack
 from torch import Tensor
 
 Json = dict[str, Any]
@@ -29,20 +31,30 @@ def save(path: Path, state: Json) -> None:
     Raises: OSError, with what was at `path` unchanged.
     """
     tensors: dict[str, Tensor] = {}
-    text = json.dumps(_packed(state, "", tensors))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = _packed(state, "", tensors)
+    packed["crc32"] = zlib.crc32(json.dumps(packed).encode())
+    # One entry: several would be written in an order of their own each time.
+    write(path, pack(tensors, {KIND: json.dumps(packed)}))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even after a power cut.
+
+    Raises: OSError, with what was at `path` unchanged.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
-        try:
-            # One entry: several would be written in an order of their own each time.
-            save_file(tensors, part, {KIND: text})
-        except SafetensorError as error:  # how it tells of a full disk
-            raise OSError(f"{path} could not be written: {error}") from None
-        with part.open("rb+") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())  # the content, before the name
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise OSError(f"{path} cannot be written: {error.strerror}") from None
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -56,6 +68,8 @@ def load(path: Path) -> Json:
 
     Raises: NotACheckpoint, which says what is wrong with the file.
     """
+    if path.is_dir():
+        raise NotACheckpoint(f"{path} is a folder, not a checkpoint")
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
@@ -67,13 +81,18 @@ def load(path: Path) -> Json:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise NotACheckpoint(f"there is no checkpoint {path}") from None
-    except IsADirectoryError:
-        raise NotACheckpoint(f"{path} is a folder, not a checkpoint") from None
     except (SafetensorError, OSError) as error:
         raise NotACheckpoint(
             f"{path} is damaged, or no safetensors file: {error}"
         ) from None
-    state: Json = _unpacked(json.loads(header[KIND]), tensors)
+    try:
+        packed = json.loads(header[KIND])
+        crc = packed.pop("crc32", None)
+        if crc not in (None, zlib.crc32(json.dumps(packed).encode())):
+            raise ValueError(crc)
+        state: Json = _unpacked(packed, tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise NotACheckpoint(f"{path} is damaged: its header cannot be read") from None
     return state
 
 

@@ -4,19 +4,25 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
+from . import compare as comparison
 from . import networks, show
 from .checkpoint import NotACheckpoint
+from .evaluate import report
+from .export import Format
+from .export import export as write_out
 from .fit import BadData
-from .recipe import Recipe
+from .recipe import WHAT, Recipe, Strategy
+from .sources import NAMES as DATA
 from .train import CONFIG, Refused, Settings, Stopped
 from .train import train as carry_out
 
@@ -36,7 +42,8 @@ USAGE: Any = typer.BadParameter.__base__  # a wrong option or argument
 def main() -> None:
     """Runs the command; what can go wrong is one line, and an exit code that is not 0.
 
-    1: it cannot be done; 2: it is not asked for rightly; 130: stopped, and saved.
+    1: it cannot be done; 2: it is not asked for rightly; 130 (Ctrl-C), 143 (SIGTERM) or
+    129 (SIGHUP): stopped, and saved.
     """
     try:
         raise SystemExit(app(standalone_mode=False))
@@ -48,7 +55,10 @@ def main() -> None:
     except typer.Abort:
         _end("stopped", 130)
     except Stopped as error:
-        _end(str(error), 130)
+        code = 128 + error.number
+        if not _first_process():
+            raise SystemExit(code) from None
+        _end(str(error), code)
     except EXPECTED as error:
         _end(_line(error), 1)
 
@@ -59,19 +69,31 @@ def _line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
+def _first_process() -> bool:
+    """Of several processes one tells what all have to tell."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _end(message: str, code: int) -> NoReturn:
     print(f"cnn-lab: {message}", file=sys.stderr)
     raise SystemExit(code)
 
 
+REQUIRED = inspect.Parameter.empty
+
+
 def of_recipe(
-    *, without: tuple[str, ...] = (), **defaults: Any
+    *,
+    without: tuple[str, ...] = (),
+    types: Mapping[str, Any] | None = None,
+    **defaults: Any,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of a recipe, which it gets as its first argument.
 
     Args:
         without: fields that are no options of this command.
-        defaults: instead of the recipe's own.
+        types: instead of the recipe's own, for an option that is an argument here.
+        defaults: instead of the recipe's own; `REQUIRED` for none.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -84,7 +106,7 @@ def of_recipe(
             inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                annotation=field.type,
+                annotation=(types or {}).get(field.name, field.type),
                 default=_default(field, defaults),
             )
             for field in fields
@@ -105,7 +127,7 @@ def _default(field: dataclasses.Field[Any], defaults: dict[str, Any]) -> Any:
     if field.name in defaults:
         return defaults[field.name]
     none = field.default is dataclasses.MISSING
-    return inspect.Parameter.empty if none else field.default
+    return REQUIRED if none else field.default
 
 
 def _configured(context: typer.Context, path: Path | None) -> Path | None:
@@ -119,6 +141,9 @@ def _configured(context: typer.Context, path: Path | None) -> Path | None:
                 f"{path} is no saved configuration: {error}"
             ) from None
         known = {p.name for p in context.command.params}
+        known |= {
+            f.name for kind in (Recipe, Settings) for f in dataclasses.fields(kind)
+        }
         unknown = set(saved) - known
         if unknown:
             raise typer.BadParameter(
@@ -188,6 +213,17 @@ Track = Annotated[
     ),
 ]
 
+Photos = Annotated[
+    str,
+    Argument(
+        metavar="PHOTOS", help=f"A folder of photos, or one of {', '.join(DATA[:-1])}."
+    ),
+]
+Network = Annotated[
+    str,
+    Option(help="A network, as `cnn-lab train` names it.", rich_help_panel=WHAT),
+]
+
 
 def _run(
     recipe: Recipe,
@@ -197,15 +233,15 @@ def _run(
 ) -> None:
     if out and resume and out != resume:
         raise Refused(f"--resume {resume} goes on in its own folder, not in {out}")
-    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in recipe.data)
-    name = "".join(c for c in recipe.network if c.isalnum() or c in "-_")
-    folder = resume or out or Path("runs") / f"{name}-{plain}"
+    folder = resume or out or Path("runs") / _named(recipe)
     result = carry_out(
         recipe, folder, settings, resume=resume is not None, show=show.on(sys.stdout)
     )
-    print(
-        f"{folder}: accuracy {result['accuracy']:.2%} of {result['images']} test images"
-    )
+    if _first_process():
+        print(
+            f"{folder}: accuracy {result['accuracy']:.2%} "
+            f"of {result['images']} test images"
+        )
 
 
 @app.command("train")
@@ -223,14 +259,174 @@ def train(
 ) -> None:
     """Train a network.
 
-    The run is kept in a folder: its options, its checkpoint, its result.
+    The run is kept in a folder: its options, its checkpoint, its result. Page lab/train.
     """
     _run(recipe, out, resume, Settings(root, download, workers, save_every, track))
 
 
+@app.command("transfer")
+@of_recipe(
+    types={"data": Photos, "network": Network},
+    data=REQUIRED,
+    network="efficientnet_lite0",
+    weights="imagenet",
+    strategy=Strategy.features,
+)
+def transfer(
+    recipe: Recipe,
+    out: Out = None,
+    resume: Resume = None,
+    config: Config = None,
+    root: Root = Path("data"),
+    download: Download = False,
+    workers: Workers = None,
+    save_every: SaveEvery = 0,
+    track: Track = "",
+) -> None:
+    """Train a network, or part of it, that others have trained before.
+
+    PHOTOS has a folder for every class, or train and val (or test) that have. Pages
+    lab/transfer, modern/efficientnet.
+    """
+    if recipe.data not in DATA and not recipe.data.startswith("folder:"):
+        recipe = dataclasses.replace(recipe, data=f"folder:{recipe.data}")
+    _run(recipe, out, resume, Settings(root, download, workers, save_every, track))
+
+
+def _named(recipe: Recipe) -> str:
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in recipe.data)
+    name = "".join(c for c in recipe.network if c.isalnum() or c in "-_")
+    return f"{name}-{plain}"
+
+
+@app.command("compare")
+@of_recipe(without=("seed",))
+def compare(
+    recipe: Recipe,
+    arms: Annotated[
+        list[str],
+        Option(
+            "--with",
+            metavar="OPTION=VALUE",
+            help="An arm: the baseline with this option changed, such as mixup=0.2 or "
+            "network=resnet34; several with ' and ' between. Again for another arm.",
+        ),
+    ] = [],  # noqa: B006
+    seeds: Annotated[int, Option(min=2, help="Runs of each arm.")] = 5,
+    out: Annotated[
+        Path | None,
+        Option(
+            help="Folder of the comparison; else runs/compare-NETWORK-DATA.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    config: Config = None,
+    root: Root = Path("data"),
+    download: Download = False,
+    workers: Workers = None,
+) -> None:
+    """Tell what techniques are worth: a baseline, and one option changed at a time.
+
+    The options are those of the baseline. All arms have its budget and the same seeds.
+    The same command again goes on after a stop. Page lab/compare.
+    """
+    folder = out or Path("runs") / f"compare-{_named(recipe)}"
+    changed = [_arm(recipe, text) for text in arms]
+    settings = Settings(root, download, workers)
+    result = comparison.compare(recipe, changed, folder, settings, seeds=seeds)
+    comparison.told(result, folder)
+
+
+def _arm(baseline: Recipe, text: str) -> Recipe:
+    """The baseline with the options of `text` changed, read as a command reads them."""
+    given: list[Recipe] = []
+    reader = typer.Typer(add_completion=False)
+
+    @reader.command(add_help_option=False)
+    @of_recipe(**vars(baseline))
+    def arm(recipe: Recipe) -> None:
+        given.append(recipe)
+
+    network, options = [], []
+    for part in text.split(" and "):
+        name, _, value = part.strip().partition("=")
+        if name == "network":
+            network = [value]
+        else:
+            options.append(f"--{part.strip()}")
+    try:
+        reader([*network, *options], standalone_mode=False)
+    except USAGE as error:
+        raise USAGE(f"--with {text!r}: {error.format_message()}") from None
+    except ValueError as error:
+        raise USAGE(f"--with {text!r}: {error}") from None
+    return given[0]
+
+
+Checkpoint = Annotated[
+    Path, Argument(metavar="CHECKPOINT", help="The last.safetensors of a run.")
+]
+Tests = Annotated[
+    str,
+    Option(
+        help=f"Data set with the same classes: {', '.join(DATA)}. Else the run's own."
+    ),
+]
+
+
+@app.command("evaluate")
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Tests = "",
+    root: Root = Path("data"),
+    download: Download = False,
+    workers: Workers = None,
+    as_json: Annotated[
+        Path | None,
+        Option("--json", help="File for the measures; - writes them, not the table."),
+    ] = None,
+    confusion: Annotated[
+        Path | None,
+        Option(help="File for the confusion matrix; ends in .png or .svg."),
+    ] = None,
+) -> None:
+    """Measure a trained network on the test part of its data.
+
+    The interval of the accuracy is Wilson's, at 95 %. Pages
+    lab/evaluate-and-export, evaluation/classification-metrics.
+    """
+    report(checkpoint, data, Settings(root, download, workers), as_json, confusion)
+
+
+@app.command("export")
+def export(
+    checkpoint: Checkpoint,
+    to: Annotated[Format, Option(help="The format.")] = Format.onnx,
+    out: Annotated[
+        Path | None, Option(help="The file; else model.onnx beside the checkpoint.")
+    ] = None,
+    data: Tests = "",
+    root: Root = Path("data"),
+    download: Download = False,
+) -> None:
+    """Write a trained network as a file for other programs.
+
+    It appears only if onnxruntime computes the same from it, on test images. Page
+    lab/evaluate-and-export.
+    """
+    told = write_out(checkpoint, out, data, Settings(root, download))
+    print(
+        f"{told['file']}: opset {told['opset']}\non {told['images']} test images, "
+        f"scores differ from torch's by {told['difference']:.0e} of the largest"
+    )
+
+
 @app.command("list")
 def listed() -> None:
-    """Tell which networks there are."""
+    """Tell which networks there are.
+
+    Pages foundations/index, modern/index; as a table: networks.
+    """
     for name in networks.networks():
         print(name)
 

@@ -170,6 +170,9 @@ def walk(
     machine = machine or Here(torch.device("cpu"))
     per_epoch = math.ceil(len(source) / batch_size)
     cuda = [machine.device] if machine.device.type == "cuda" else []
+    on_cpu = machine.device.type == "cpu"
+    # Seeding every kind of device costs as much as a small network's optimizer.
+    seeded = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
     with torch.random.fork_rng(devices=cuda):
         for epoch in range(done // per_epoch + 1, epochs + 1):
             before_epoch(model, epoch)
@@ -181,9 +184,9 @@ def walk(
                 if batch_transform is not None:
                     draw = generator(seed, epoch, step, *others)
                     x, y = batch_transform(x, y, draw)
-                torch.manual_seed(
+                seeded(  # for the model's own draws
                     generator(seed, epoch, step, 1, *others).initial_seed()
-                )  # for the model's own draws
+                )
                 x = x.to(machine.device, non_blocking=True)
                 with machine.autocast():
                     value = loss(model, x, _to(y, machine.device))
@@ -301,8 +304,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _quiet(worker: int) -> None:
-    """Ctrl-C is for the process that trains; its workers end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals to stop are for the process that trains; its workers end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

@@ -3,13 +3,20 @@
 import ast
 import difflib
 import inspect
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from torch import nn
 
+ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
 PLACES = ("foundations", "modern", "attention")
 
 
@@ -48,7 +55,8 @@ def build(spec: str, num_classes: int) -> nn.Module:
     Args:
         spec: a name, such as "resnet18", or a call as in Python, such as
             "ResNet(BasicBlock, (1, 1, 1), width=16)". It holds names of floor 1,
-            numbers, text, tuples and calls, and nothing else: it is read, not executed.
+            numbers and arithmetic, text, tuples, calls, and a lambda where a network
+            takes a function; nothing else: it is read, not executed.
 
     Raises: ValueError for a spec that says anything else.
     """
@@ -69,29 +77,38 @@ def build(spec: str, num_classes: int) -> nn.Module:
     if "num_classes" not in named:
         tree.keywords.append(ast.keyword("num_classes", ast.Constant(num_classes)))
     try:
-        model = _value(tree, spec)
-    except TypeError as error:
+        model = _value(tree, spec, parts())
+    except (TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{spec!r} is not a network: {error}") from None
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec!r} is not a network but a {type(model).__name__}")
     return model
 
 
-def _value(node: ast.expr, spec: str) -> Any:
+def _value(node: ast.expr, spec: str, known: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Tuple | ast.List):
-        return tuple(_value(n, spec) for n in node.elts)
+        return tuple(_value(n, spec, known) for n in node.elts)
     if isinstance(node, ast.Name):
-        if node.id not in parts():
-            near = difflib.get_close_matches(node.id, parts(), 1)
+        if node.id not in known:
+            near = difflib.get_close_matches(node.id, known, 1)
             cure = f"did you mean {near[0]}?" if near else "see `cnn-lab list`"
             raise ValueError(f"there is no network {node.id!r}; {cure}")
-        return parts()[node.id]
+        return known[node.id]
     if isinstance(node, ast.Call) and all(k.arg for k in node.keywords):
-        arguments = [_value(n, spec) for n in node.args]
-        options = {str(k.arg): _value(k.value, spec) for k in node.keywords}
-        return _value(node.func, spec)(*arguments, **options)
+        arguments = [_value(n, spec, known) for n in node.args]
+        options = {str(k.arg): _value(k.value, spec, known) for k in node.keywords}
+        return _value(node.func, spec, known)(*arguments, **options)
+    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        sides = (_value(n, spec, known) for n in (node.left, node.right))
+        return ARITHMETIC[type(node.op)](*sides)
+    if isinstance(node, ast.Lambda) and ast.unparse(node.args) == ", ".join(
+        names := [a.arg for a in node.args.args]  # no defaults, no stars
+    ):
+        return lambda *given: _value(
+            node.body, spec, {**known, **dict(zip(names, given, strict=True))}
+        )
     raise ValueError(
         f"{spec!r} is not a network: {ast.unparse(node)!r} may not stand there"
     )

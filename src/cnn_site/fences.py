@@ -51,8 +51,14 @@ class Block:
         return "excerpt" in self.classes
 
     @property
+    def is_command(self) -> bool:
+        """Lines for a terminal that the tests run."""
+        return self.language == "console" and "run" in self.classes
+
+    @property
     def runs(self) -> bool:
-        return self.is_python and not self.is_excerpt and "notest" not in self.classes
+        python = self.is_python and not self.is_excerpt
+        return (python and "notest" not in self.classes) or self.is_command
 
     @property
     def hash(self) -> str:

@@ -154,6 +154,13 @@ def technique(slug: str) -> Technique:
     raise SiteError(f"unknown technique {slug!r}{cure}")
 
 
+def recorded(slug: str) -> Technique:
+    """Whose record a page shows: a technique, or a part of the lab (`lab/train`), which is no technique."""
+    if slug.startswith("lab/") and (DOCS / "evidence" / f"{slug}.json").exists():
+        return Technique(slug, "lab", slug, None, "", "", False, None)
+    return technique(slug)
+
+
 def _technique(row: dict[str, str]) -> Technique:
     slug = f"{row['category']}/{row['slug']}"
     page = DOCS / f"{slug}.md"

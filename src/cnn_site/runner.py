@@ -1,5 +1,8 @@
 """pytest plugin: runs every fence of every page exactly as shown, and gives proof files their `evidence`.
 
+Python fences are run, and `console` fences of class `run`; a fence of class `continuation` goes on where the one
+before it ended, in the same folder.
+
 The fences are found by the site's own preprocessors (fences.py), so tabs, admonitions and includes are seen as MkDocs
 sees them; each statement is compiled under the file it was written in, so that an error names that file and line.
 """
@@ -13,6 +16,8 @@ import io
 import math
 import os
 import re
+import shlex
+import subprocess
 import sys
 import time
 import traceback
@@ -32,6 +37,8 @@ from .fences import Block, page_blocks, parser, runnable
 
 OURS = ("cnn_techniques", "cnn_lab", "cnn_site")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+# Of what a command's training prints: another processor adds up in another order.
+TRAINED = 0.05
 RAN = pytest.StashKey[dict[Path, dict[int, float]]]()
 
 
@@ -162,7 +169,9 @@ def _clean_start(
         return
     import torch
 
+    chain: list[Block] = getattr(request.node.code, "chain", [])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")  # as wide as tables are printed to a file
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float32)
     threads = torch.get_num_threads()
@@ -172,13 +181,13 @@ def _clean_start(
             monkeypatch.setitem(
                 sys.modules, name, None
             )  # a copied block has only torch
-    if any(
-        "get_state_dict(" in b.code for b in getattr(request.node.code, "chain", [])
-    ):
+    if any("get_state_dict(" in block.code for block in chain):
         monkeypatch.setattr(
             "torchvision.models._api.load_state_dict_from_url", published_weights
         )
     device = request.config.getoption("--device")
+    if device != "cpu" and any(block.is_command for block in chain):
+        pytest.skip("commands are run on the CPU")
     if device != "cpu" and (missing := not_installed(request.node.code)):
         pytest.skip(f"{missing} is not installed beside this {device}")
     with torch.device(device) if device != "cpu" else contextlib.nullcontext():
@@ -218,6 +227,7 @@ class PageRunner(DefaultRunner):
 
     config: pytest.Config
     last: tuple[Any, list[Block], dict[str, Any]] = (None, [], {})
+    folder = Path()  # where the last one ran
 
     def runtest(
         self, test: Any, args: dict[str, Any], *, asyncio_runner: object = None
@@ -228,12 +238,17 @@ class PageRunner(DefaultRunner):
             done and path == test.source_path and done == chain[:-1]
         ):  # go on in the namespace of the fences before it
             space.update(args)
+            os.chdir(self.folder)
         else:
             done, space = [], args
-        self.last = (None, [], {})
+        self.last, self.folder = (None, [], {}), Path.cwd()
         for block in chain[len(done) :]:
             start = time.perf_counter()
-            printed = run_block(block, Path(test.source_path), space)
+            printed = (
+                run_commands(block)
+                if block.is_command
+                else run_block(block, Path(test.source_path), space)
+            )
             seconds = time.perf_counter() - start
             self.compare(block, Path(test.source_path), printed)
         self.config.stash[RAN].setdefault(Path(test.source_path), {})[block.line] = (
@@ -246,7 +261,11 @@ class PageRunner(DefaultRunner):
             block.output is None or self.config.getoption("--device") != "cpu"
         ):  # another device draws other numbers
             return
-        fault = unlike(printed, block.output)
+        fault = (
+            unlike(timeless(printed), timeless(block.output), TRAINED)
+            if block.is_command
+            else unlike(printed, block.output)
+        )
         if fault and self.config.getoption("--update-evidence"):
             rewrite_output(page, block, printed)
         elif fault:
@@ -285,6 +304,56 @@ def run_block(block: Block, page: Path, space: dict[str, Any]) -> str:
     return out.getvalue()
 
 
+def run_commands(block: Block) -> str:
+    """Runs the lines that begin with `$ ` in a shell, and returns what they printed; errors too, where they are meant.
+
+    `cnn-lab` runs in this process, as it would in its own: to start it costs more than most of what pages show.
+    """
+    printed = ""
+    text = block.code.replace("\\\n", " ")  # a command may go on on the next line
+    for line in text.strip().split("\n"):
+        if not line.startswith("$ "):
+            raise FenceError(f"a command begins with `$ `, got {line!r}")
+        words = shlex.split(line[2:], comments=True)
+        code, out, told = _lab(words[1:]) if words[0] == "cnn-lab" else _shell(line[2:])
+        if (code != 0) != ("fails" in block.classes):
+            raise FenceError(f"{line}: exit code {code}\n{out}{told}")
+        printed += out + (told if code else "")
+    return printed
+
+
+def _lab(arguments: list[str]) -> tuple[int, str, str]:
+    from cnn_lab.cli import main
+
+    out, told, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["cnn-lab", *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+            main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+        return code, out.getvalue(), told.getvalue()
+    finally:
+        sys.argv = before
+    return 0, out.getvalue(), told.getvalue()
+
+
+def _shell(line: str) -> tuple[int, str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(
+        ["bash", "-euc", line],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    return run.returncode, run.stdout, run.stderr
+
+
+def timeless(text: str) -> str:
+    """Without speeds, durations and differences by rounding, which no two machines share."""
+    return re.sub(r"\d[\d,.]*( images/s| s\b|×)|\d(\.\d+)?e-\d+", r"#\1", text)
+
+
 def compiled(block: Block, page: Path) -> Iterator[Any]:
     """The statements, each under the file and line it was written in."""
 
@@ -310,13 +379,13 @@ def compiled(block: Block, page: Path) -> Iterator[Any]:
         )
 
 
-def unlike(printed: str, shown: str) -> str:
-    """What differs: text exactly, numbers by more than 1e-4 of their size; empty where nothing does."""
+def unlike(printed: str, shown: str, tolerance: float = 1e-4) -> str:
+    """What differs: text exactly, numbers by more than that part of their size; empty where nothing does."""
     got, want = printed.strip(), shown.strip()
     same_text = NUMBER.split(got) == NUMBER.split(want)
     pairs = zip(NUMBER.findall(got), NUMBER.findall(want), strict=False)
     if same_text and all(
-        a == b or math.isclose(float(a), float(b), rel_tol=1e-4) for a, b in pairs
+        a == b or math.isclose(float(a), float(b), rel_tol=tolerance) for a, b in pairs
     ):
         return ""
     return f"printed\n  {got!r}\nbut the page shows\n  {want!r}"

@@ -46,7 +46,7 @@ def kinds() -> Iterator[str]:
         relative = source.relative_to(DOCS)
         if relative.parent == Path():
             kind = str(relative)
-        elif relative.parts[0] in ("api", "tutorials"):
+        elif relative.parts[0] in ("api", "tutorials", "lab"):
             kind = relative.parts[0]
         else:
             kind = "category" if relative.name == "index.md" else "technique"
@@ -165,6 +165,14 @@ def test_what_the_copy_button_copies_prints_what_the_page_shows(
     )
     assert run.returncode == 0, run.stderr
     assert unlike(run.stdout, shown) == ""
+
+
+def test_a_copied_command_has_no_prompt(visit: New) -> None:
+    page = visit().go("lab/train/")
+    block = page.locator(".language-console.highlight").first
+    assert (block.locator("code").text_content() or "").startswith("$ cnn-lab train")
+    assert copied(page, block).startswith("cnn-lab train LeNet5 --epochs 4")
+    assert "$" not in copied(page, block)
 
 
 def test_bibtex_of_page_and_paper_is_copied_with_one_click(visit: New) -> None:

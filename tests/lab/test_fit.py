@@ -5,10 +5,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_lab.fit import accuracy, fit, generator, predict, steps
+from cnn_lab.fit import (
+    BadData,
+    Here,
+    InMemory,
+    InOrder,
+    Plan,
+    Step,
+    accuracy,
+    fit,
+    generator,
+    loaded,
+    predict,
+    steps,
+    to_train,
+    walk,
+)
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
+CPU = torch.device("cpu")
 
 
 def network(dropout: float = 0.0) -> nn.Module:
@@ -186,3 +202,105 @@ def test_predict_refuses_other_outputs() -> None:
 
     with pytest.raises(TypeError, match="tuple"):
         predict(Pair(), X)
+
+
+# --- the loop under it -----------------------------------------------------------
+
+
+def walked(model: nn.Module, **settings: Any) -> list[Step]:
+    given = {
+        "source": InMemory(X, Y),
+        "epochs": 3,
+        "batch_size": 16,
+        "optimizer": sgd(model),
+        "seed": 4,
+    } | settings
+    return list(walk(model, **given))
+
+
+def noisy(images: Tensor, draws: Tensor) -> Tensor:
+    return images + 0.1 * draws.to(images.dtype)
+
+
+@pytest.mark.parametrize("done", [1, 3, 4, 7, 11])
+def test_a_run_goes_on_from_any_step_without_making_the_steps_before(done: int) -> None:
+    source = InMemory(X, Y, noisy, draws=6)
+    whole, parted = network(dropout=0.5), network(dropout=0.5)
+    told = walked(whole, source=source)
+    steps = walk(parted, source, epochs=3, batch_size=16, optimizer=sgd(parted), seed=4)
+    first = [next(steps) for _ in range(done)]
+    steps.close()
+    rest = walked(parted, source=source, done=done)
+    assert first + rest == told and len(told) == 12
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.parameters(), parted.parameters(), strict=True)
+    )
+
+
+def test_a_step_says_where_it_is() -> None:
+    told = walked(network())
+    assert [(s.epoch, s.step) for s in told][3:6] == [(1, 4), (2, 1), (2, 2)]
+    assert [s.images for s in told][:4] == [16, 16, 16, 2]
+    assert [s.ends_epoch for s in told][:5] == [False, False, False, True, False]
+
+
+def test_who_loads_the_images_changes_nothing() -> None:
+    source = InMemory(X, Y, noisy, draws=6)
+    assert walked(network(), source=source) == walked(
+        network(), source=source, workers=2
+    )
+
+
+def test_an_image_that_cannot_be_read_ends_the_run_with_its_own_message() -> None:
+    class Broken(InMemory):
+        def take(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Any]:
+            raise BadData("cat.jpg is not an image")
+
+    for workers in (0, 1):
+        with pytest.raises(BadData, match=r"^cat.jpg is not an image$"):
+            walked(network(), source=Broken(X, Y), workers=workers)
+
+
+def test_what_comes_before_an_epoch_is_told_which_one() -> None:
+    epochs: list[int] = []
+
+    def before(model: nn.Module, epoch: int) -> None:
+        epochs.append(epoch)
+        to_train(model, epoch)
+
+    walked(network(), before_epoch=before)
+    walked(network(), before_epoch=before, done=5)  # in the second epoch
+    assert epochs == [1, 2, 3, 2, 3]
+
+
+@pytest.mark.parametrize(("count", "processes"), [(50, 2), (50, 3), (33, 4), (2, 3)])
+def test_the_shares_of_a_batch_are_all_of_it_and_disjoint(
+    count: int, processes: int
+) -> None:
+    rows = torch.arange(count)
+    for step in range(len(Plan(InMemory(rows, rows), 0, 1, 16, Here(CPU)))):
+        shares, sizes = [], []
+        for rank in range(processes):
+            plan = Plan(InMemory(rows, rows), 0, 1, 16, Here(CPU, processes, rank))
+            images, targets = plan[step]
+            assert torch.equal(images, targets) and len(images) >= 1
+            sizes.append(plan.share(step))
+            shares += images[: plan.share(step)].tolist()  # the rest is lent
+        one = Plan(InMemory(rows, rows), 0, 1, 16, Here(CPU))
+        assert sorted(shares) == sorted(one[step][0].tolist())
+        assert sum(sizes) == one.size(step)
+
+
+def test_a_test_meets_every_image_once_in_any_number_of_processes() -> None:
+    rows = torch.arange(50)
+    for processes in (1, 2, 3):
+        met = [
+            row
+            for rank in range(processes)
+            for x, _ in loaded(
+                InOrder(InMemory(rows, rows), 16, Here(CPU, processes, rank)), 0
+            )
+            for row in x.tolist()
+        ]
+        assert sorted(met) == list(range(50))

@@ -218,7 +218,8 @@ def test_every_fence_has_a_language_and_python_is_run_or_has_a_reason(
         if "notest" in block.classes and page.parent.name in CATEGORIES:
             faults.append(told(page, block.line, ".notest on the page of a technique"))
         if (
-            "notest" in block.classes or block.language in ("console", "sh")
+            "notest" in block.classes
+            or (block.language in ("console", "sh") and not block.is_command)
         ) and not reason:
             faults.append(
                 told(
@@ -339,6 +340,13 @@ def test_the_blocks_of_the_record_are_those_of_the_page(t: pages.Technique) -> N
 @each_technique
 def test_measured_results_were_made_by_the_code_there_is(t: pages.Technique) -> None:
     refuse(stale_measurements(t.slug))
+
+
+@pytest.mark.parametrize(
+    "part", sorted(p.stem for p in (ROOT / "docs/evidence/lab").glob("*.json"))
+)
+def test_measured_results_of_the_lab_were_made_by_the_code_there_is(part: str) -> None:
+    refuse(stale_measurements(f"lab/{part}"))
 
 
 # --- proof that a shown value depends on the technique -------------------------------

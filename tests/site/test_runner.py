@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from cnn_site.fences import PageParser, unlabelled
+from cnn_site.fences import Block, PageParser, unlabelled
 from cnn_site.runner import (
     FenceError,
     not_installed,
     published_weights,
     run_block,
+    run_commands,
+    timeless,
     unlike,
 )
 
@@ -154,3 +156,53 @@ def test_a_download_is_stood_in_for_by_the_names_and_shapes_of_its_network() -> 
     ]
     with pytest.raises(ValueError, match="no weights at"):
         published_weights("https://example.org/other.pth")
+
+
+# --- commands --------------------------------------------------------------------
+
+
+def commands(text: str, classes: str = "") -> Block:
+    (block,) = PARSER.blocks(f"```{{.console .run{classes}}}\n{text}\n```\n")
+    assert block.is_command and block.runs
+    return block
+
+
+def test_the_commands_of_a_block_run_in_order_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = commands("$ echo one > kept\n$ cat kept && echo \\\n    two")
+    assert run_commands(block) == "one\ntwo\n"
+    assert (tmp_path / "kept").exists()
+
+
+def test_a_command_that_fails_must_be_meant_to() -> None:
+    with pytest.raises(FenceError, match=r"exit code 3\nsaid"):
+        run_commands(commands("$ echo said >&2; exit 3"))
+    assert run_commands(commands("$ echo said >&2; exit 3", " .fails")) == "said\n"
+    with pytest.raises(FenceError, match="exit code 0"):
+        run_commands(commands("$ true", " .fails"))
+
+
+def test_a_command_begins_with_a_dollar_sign() -> None:
+    with pytest.raises(FenceError, match="begins with"):
+        run_commands(commands("ls"))
+
+
+def test_cnn_lab_runs_as_it_would_in_a_process_of_its_own() -> None:
+    pytest.importorskip("typer")
+    assert run_commands(commands("$ cnn-lab --version")).startswith("cnn-lab ")
+    refused = run_commands(commands("$ cnn-lab train no_such_network", " .fails"))
+    assert refused.startswith("cnn-lab: there is no network 'no_such_network'")
+
+
+def test_speeds_durations_and_rounding_are_not_compared() -> None:
+    told = "epoch 1: loss 0.5, 1,234 images/s, 3.5 s and 1.02× as long"
+    assert timeless(told) == "epoch 1: loss 0.5, # images/s, # s and #× as long"
+    assert timeless("differ by 3e-07") == "differ by #"
+    assert timeless("12 steps and 3 seeds") == "12 steps and 3 seeds"
+
+
+def test_a_console_fence_without_the_class_is_not_run() -> None:
+    (block,) = PARSER.blocks("```{.console}\n$ rm -r everything\n```\n")
+    assert not block.runs

@@ -15,7 +15,7 @@ from .base import Page as Page
 from .base import log as log
 from .comparisons import differences, equivalence
 from .numbers import inline_number as inline_number
-from .numbers import numbers
+from .numbers import numbers, recorded
 from .overview import (
     about,
     cards,
@@ -38,7 +38,7 @@ from .technique import cite, corrections, ran, technique
 DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     f.__name__: f
     for f in (
-        technique, ran, numbers, across, equivalence, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
+        technique, ran, numbers, recorded, across, equivalence, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, skips, references, order, prerequisites,
     )
 }  # fmt: skip

@@ -67,6 +67,13 @@ def code(title: str, text: str) -> str:
     return f'<div class="language-bibtex highlight"><span class="filename">{html.escape(title)}</span><pre><code>{highlighted(text, "bibtex")}</code></pre></div>'
 
 
+def terminal(command: str, output: str) -> str:
+    """A command and what it printed, as the fences of a page show them."""
+    shown = highlighted(f"$ {command}", "console")
+    told = f'<div class="language-text output highlight"><pre><code>{html.escape(output)}</code></pre></div>'
+    return f'<div class="language-console highlight"><pre><code>{shown}</code></pre></div>{told}'
+
+
 def highlighted(text: str, language: str) -> str:
     return str(
         pygments.highlight(

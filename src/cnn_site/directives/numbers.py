@@ -8,16 +8,20 @@ from typing import Any
 from cnn_site import pages
 from cnn_site.pages import SiteError, Technique
 
-from .base import Page, fill
+from .base import Page, fill, terminal
 
 KINDS = ("computed", "measured", "published")
 LETTERS = "abcdefghijklmnop"
 
 
 def numbers(page: Page, arguments: list[str], settings: Any) -> str:
-    """A table of the record: one row a variant, each column of one kind."""
-    t, record = page.technique, page.technique.record
-    table = arguments[0]
+    """A table of the record: one row a variant, each column of one kind.
+
+    `[[numbers lab/compare#techniques]]` is a table of another record.
+    """
+    slug, _, table = arguments[0].rpartition("#")
+    t = pages.recorded(slug) if slug else page.technique
+    record = t.record
     base = record.get("computed", {}).get(table) or _arms(record, table)
     if base is None:
         raise SiteError(
@@ -68,6 +72,30 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         columns=columns,
         rows=rows,
         notes=notes,
+    )
+
+
+def recorded(page: Page, arguments: list[str], settings: Any) -> str:
+    """A command too costly for the tests, and what it printed when its record was made.
+
+    `[[recorded lab/train#evaluated]]`, or of one arm `[[recorded lab/transfer#garments.features]]`.
+    """
+    slug, _, path = arguments[0].rpartition("#")
+    t = pages.recorded(slug) if slug else page.technique
+    name, _, arm = path.partition(".")
+    entry = t.record.get("measured", {}).get(name, {})
+    result = entry.get("result", {})
+    result = result.get("arms", {}).get(arm, {}) if arm else result
+    if not {"command", "output"} <= set(result):
+        raise SiteError(
+            f"docs/evidence/{t.slug}.json has no measured result {path!r} with a command and its output"
+        )
+    return fill(
+        "recorded",
+        t=t,
+        shown=terminal(result["command"], result["output"].rstrip("\n")),
+        where=_sentence(hardware(entry["environment"])),
+        speeds="images/s" in result["output"],
     )
 
 
@@ -238,7 +266,8 @@ def inline_number(page: Page, expression: str) -> tuple[str, str]:
         raise SiteError(
             f"[[={expression}]]: expected path, optionally /divisor and :format"
         )
-    names, record = m[1].split("."), page.technique.record
+    of = pages.recorded(page.slug) if page.slug else page.technique
+    names, record = m[1].split("."), of.record
     if names[0] == "published":
         row = pages.published(page.slug, names[1], names[2])
         if row is None:

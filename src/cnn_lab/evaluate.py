@@ -1,0 +1,286 @@
+"""What a checkpoint is worth: how its network does on the test part of a data set.
+
+Computed in full precision, whatever precision the run was trained in.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import checkpoint, networks
+from .checkpoint import NotACheckpoint
+from .fit import BadData, Here
+from .sources import DataSet, Look, open_data
+from .train import Refused, Settings, scores, workers_for, write
+
+Json = dict[str, Any]
+BINS = 15  # of confidence, as in Guo et al., arXiv:1706.04599, table 1
+SCORES = ("precision", "recall", "f1", "auc")
+
+
+def opened(path: Path) -> tuple[nn.Module, Json]:
+    """The network of a checkpoint in evaluation mode, and the checkpoint's state.
+
+    Its weights are the mean of the weights where the run kept one (`weight_ema`).
+
+    Raises: NotACheckpoint for a file that does not hold all of a network.
+    """
+    state = checkpoint.load(path)
+    try:
+        model = networks.build(state["recipe"]["network"], len(state["classes"]))
+        weights = state["model"]
+        if state["weight_ema"] is not None:
+            mean, prefix = state["weight_ema"], "module."
+            weights = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in mean.items()
+                if name.startswith(prefix)  # the rest counts the steps
+            }
+        model.to(torch.get_default_dtype()).load_state_dict(weights)
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise NotACheckpoint(f"{path} does not hold its network: {told}") from None
+    return model.eval(), state
+
+
+def data_of(model: nn.Module, state: Json, name: str, settings: Settings) -> DataSet:
+    """The data of that name, or the run's own, as the network of a checkpoint wants them.
+
+    Raises: BadData where they cannot be read or have other classes.
+    """
+    name = name or state["recipe"]["data"]
+    mean, std = tuple(state["mean"]), tuple(state["std"])
+    look = Look(networks.channels(model), state["size"], mean, std)
+    data = open_data(name, look, root=settings.root, download=settings.download)
+    pairs = zip_longest(data.classes, state["classes"])
+    for label, (found, expected) in enumerate(pairs):
+        if found != expected:
+            found, expected = (
+                "missing" if side is None else repr(side) for side in (found, expected)
+            )
+            raise BadData(
+                f"{name} has other classes than the checkpoint: class {label} is "
+                f"{found}, in the checkpoint {expected}"
+            )
+    return data
+
+
+def evaluate(path: Path, data: str = "", settings: Settings | None = None) -> Json:
+    """The measures of a checkpoint's network on the test part of the data.
+
+    Args:
+        data: a data set with the same classes; the run's own if empty.
+
+    Raises: NotACheckpoint, BadData; FloatingPointError for scores that are not finite.
+    """
+    settings = settings or Settings()
+    model, state = opened(path)
+    found = data_of(model, state, data, settings)
+    machine = Here(torch.accelerator.current_accelerator(True) or torch.device("cpu"))
+    model.to(machine.device)
+    out, truth = scores(model, found.test, machine, workers_for(settings, found))
+    if not out.isfinite().all():
+        raise FloatingPointError(f"{path}: the network's scores are not finite")
+    return {
+        "checkpoint": str(path),
+        "network": state["recipe"]["network"],
+        "data": data or state["recipe"]["data"],
+        **measures(out, truth, found.classes),
+    }
+
+
+def measures(scores: Tensor, truth: Tensor, classes: list[str]) -> Json:
+    """How well scores (N, K) tell the classes (N,), over all and for each class.
+
+    Precision, recall, F1 and the area under the ROC curve (one against the rest) of all
+    are means over the classes with images; a class without has None for each.
+    A class that is never predicted has precision and F1 of 0.
+    """
+    from scipy.stats import binomtest
+    from torchmetrics.functional import classification as metrics
+
+    count, many = len(classes), len(truth)
+    # In double precision: in single, sure predictions would all be 1 and tie.
+    shares, predicted = scores.double().softmax(dim=1), scores.argmax(dim=1)
+    options: Json = {"num_classes": count, "average": "none"}
+    with warnings.catch_warnings():  # of classes that get None instead
+        warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
+        found = [
+            metrics.multiclass_precision(predicted, truth, **options),
+            metrics.multiclass_recall(predicted, truth, **options),
+            metrics.multiclass_f1_score(predicted, truth, **options),
+            metrics.multiclass_auroc(shares, truth, **options),
+        ]
+    matrix = metrics.multiclass_confusion_matrix(predicted, truth, count)
+    images = matrix.sum(dim=1).tolist()
+    each: list[Json] = []
+    for name, number, *values in zip(classes, images, *found, strict=True):
+        known: Json = {
+            score: float(value) if number else None
+            for score, value in zip(SCORES, values, strict=True)
+        }
+        if number == many:  # there is nothing to tell it from
+            known["auc"] = None
+        each.append({"name": name, "images": number, **known})
+    right = int(matrix.diag().sum())
+    interval = binomtest(right, many).proportion_ci(method="wilson")
+    # torchmetrics gives a confidence of exactly 1 a bin of its own; and counts in single.
+    sure = shares.clamp(max=1 - 2**-24)
+    result: Json = {
+        "images": many,
+        "accuracy": right / many,
+        "interval": [float(interval.low), float(interval.high)],
+    }
+    if count > 5:
+        top = metrics.multiclass_accuracy(shares, truth, count, "micro", top_k=5)
+        result["top5"] = float(top)
+    error = metrics.multiclass_calibration_error(sure, truth, count, BINS)
+    return {
+        **result,
+        **{score: _mean([row[score] for row in each]) for score in SCORES},
+        "calibration_error": float(error),
+        "loss": float(F.cross_entropy(scores.double(), truth)),
+        "classes": each,
+        "confusion": matrix.tolist(),
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+# --- what is shown -------------------------------------------------------------------
+
+
+def tell(result: Json) -> None:
+    """The measures on stdout; the same text wherever that is no terminal."""
+    low, high = result["interval"]
+    print(
+        f"{result['network']} on {result['images']} test images of {result['data']}\n"
+    )
+    print(
+        f"accuracy           {result['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%})"
+    )
+    if "top5" in result:
+        print(f"top-5 accuracy     {result['top5']:.2%}")
+    names = ("mean precision", "mean recall", "mean F1", "mean AUC")
+    for name, score in zip(names, SCORES, strict=True):
+        print(f"{name:<18} {_number(result[score])}")
+    print(f"calibration error  {_number(result['calibration_error'])}")
+    print(f"loss               {_number(result['loss'])}\n")
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("class", overflow="fold")
+    for head in ("images", "precision", "recall", "F1", "AUC"):
+        table.add_column(head, justify="right")
+    for row in result["classes"]:
+        numbers = [_number(row[score]) for score in SCORES]
+        table.add_row(row["name"], str(row["images"]), *numbers)
+    longest = max(len(row["name"]) for row in result["classes"])
+    width = None if sys.stdout.isatty() else longest + 60
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+    if none := [row["name"] for row in result["classes"] if not row["images"]]:
+        print(f"\nno test image, and not in the means: {', '.join(none)}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def draw(result: Json, path: Path) -> None:
+    """The confusion matrix as a picture: counts, coloured by their share of the row."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    names = [row["name"] for row in result["classes"]]
+    counts = torch.tensor(result["confusion"])
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    # A cell holds its count down to 0.3 inches; a picture has at most 45.
+    cell = 0.5 if len(names) <= 20 else min(0.3, 45 / len(names))
+    side, font = cell * len(names) + 2, 18 * cell + 1.5
+    style: dict[Any, Any] = {
+        "font.size": font,
+        "text.parse_math": False,
+        "svg.hashsalt": "cnn-lab",
+        "svg.fonttype": "none",
+    }
+    with matplotlib.rc_context(style), whole(path) as part:
+        figure = Figure(figsize=(side, side))
+        axes = figure.add_subplot()
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(
+            f"{result['network']} on {result['data']}: {result['accuracy']:.2%}"
+        )
+        for row, column in counts.nonzero().tolist() if cell >= 0.3 else ():
+            axes.text(
+                column,
+                row,
+                str(int(counts[row, column])),
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
+        kind = path.suffix[1:]
+        dated = {"Date": None} if kind == "svg" else None
+        figure.savefig(part, format=kind, bbox_inches="tight", dpi=100, metadata=dated)
+
+
+def report(
+    path: Path,
+    data: str,
+    settings: Settings,
+    as_json: Path | None,
+    confusion: Path | None,
+) -> None:
+    """Evaluate, and show it: on stdout, as JSON (`-`: on stdout instead), as a picture."""
+    if confusion and confusion.suffix not in (".png", ".svg"):
+        raise ValueError(f"--confusion {confusion} must end in .png or .svg")
+    for out in (as_json, confusion):
+        apart(out, path)
+    result = evaluate(path, data, settings)
+    if as_json == Path("-"):
+        print(json.dumps(result, indent=1))
+    else:
+        tell(result)
+        if as_json:
+            write(as_json, result)
+    if confusion:
+        draw(result, confusion)
+
+
+# --- files ---------------------------------------------------------------------------
+
+
+def apart(out: Path | None, path: Path) -> None:
+    """Refused where what is written would take the place of what is read."""
+    if out and out.exists() and path.exists() and out.samefile(path):
+        raise Refused(f"{out} is the checkpoint itself; choose another file")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write what becomes `path` at the end, or nothing if something fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""A checkpoint as a file that other programs run, compared with torch before it exists.
+
+The file reads images as the network does: (N, C, H, W), single precision, values from 0
+to 1 less `mean` and through `std`. Its metadata say the rest, each as JSON.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .evaluate import apart, data_of, opened, whole
+from .fit import BadData
+from .train import Refused, Settings
+
+Json = dict[str, Any]
+OPSET = 18
+BATCHES = (1, 2, 7)  # all other than the 3 images that the export sees
+BOUND = 1e-4  # of the largest score
+
+
+class Format(StrEnum):
+    onnx = "onnx"
+
+
+def export(
+    path: Path,
+    out: Path | None = None,
+    data: str = "",
+    settings: Settings | None = None,
+) -> Json:
+    """Write the network of a checkpoint as ONNX, and compare it on test images.
+
+    Args:
+        out: the file; `model.onnx` beside the checkpoint if None.
+        data: whose test images are compared; the run's own if empty.
+
+    Returns "file", "opset", "images" compared, and the largest "difference" to torch, as
+    a share of the largest score.
+    Raises: Refused for a network that cannot be exported, or a file that computes
+    something else; NotACheckpoint and BadData. No file is written then.
+    """
+    out = out or path.with_name("model.onnx")
+    apart(out, path)
+    model, state = opened(path)
+    model.float()
+    try:
+        tests = data_of(model, state, data, settings or Settings()).test
+    except BadData as error:
+        raise BadData(
+            f"{error}; an exported network is compared on images: say where they are "
+            "with --root, or name others of the same classes with --data"
+        ) from None
+    rows = torch.linspace(0, len(tests) - 1, sum(BATCHES)).round().long()
+    images = tests.take(rows, torch.empty(len(rows), 0))[0].float()
+    about = {
+        "classes": state["classes"],
+        "mean": state["mean"],
+        "std": state["std"],
+        "size": list(images.shape[-2:]),
+        "channels": images.shape[1],
+        "network": state["recipe"]["network"],
+        "version": f"cnn-techniques {version('cnn-techniques')}",
+    }
+    with whole(out) as part:
+        with _quiet():
+            _write(model, images[:3], about, part)
+        difference = compare(part, model, images)
+    return {
+        "file": str(out),
+        "opset": OPSET,
+        "images": len(images),
+        "difference": difference,
+    }
+
+
+def _write(model: nn.Module, images: Tensor, about: Json, path: Path) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    try:
+        program = torch.onnx.export(
+            model,
+            (images,),
+            input_names=["images"],
+            output_names=["scores"],
+            dynamic_shapes=({0: "batch"},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+        assert program is not None
+    except Exception as error:  # those of torch.export have no class in common
+        raise Refused(
+            f"{about['network']} cannot be exported: {_first(error)}"
+        ) from None
+    ClearMetadataAndDocStringPass()(program.model)  # every line of code with its path
+    program.model.metadata_props.update(
+        {name: json.dumps(value) for name, value in about.items()}
+    )
+    program.save(path, external_data=False)
+
+
+def compare(path: Path, model: nn.Module, images: Tensor) -> float:
+    """The largest difference of an ONNX file to torch, as a share of the largest score.
+
+    Raises: Refused where that is more than BOUND, or the file cannot be run.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    with torch.no_grad():
+        expected = [model(batch) for batch in images.split(BATCHES)]
+    try:
+        onnx.checker.check_model(path, full_check=True)
+        session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+        found = [
+            torch.from_numpy(session.run(["scores"], {"images": batch.numpy()})[0])
+            for batch in images.split(BATCHES)
+        ]
+    except Exception as error:  # onnxruntime's have no class in common either
+        raise Refused(f"the exported network cannot be run: {_first(error)}") from None
+    ours, theirs = torch.cat(expected), torch.cat(found)
+    difference = float((ours - theirs).abs().max() / ours.abs().max())
+    if not difference <= BOUND:  # nor if it is no number
+        raise Refused(
+            "the exported network computes something else: scores differ by "
+            f"{difference:.1e} of the largest, at most {BOUND:.0e} is allowed"
+        )
+    return difference
+
+
+def _first(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter tells its developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
