@@ -17,11 +17,11 @@ from typer import Argument, Option
 from . import compare as comparison
 from . import networks, show
 from .checkpoint import NotACheckpoint
-from .evaluate import report
 from .export import Format
 from .export import export as write_out
 from .fit import BadData
 from .recipe import WHAT, Recipe, Strategy
+from .report import report
 from .sources import NAMES as DATA
 from .train import CONFIG, Refused, Settings, Stopped
 from .train import train as carry_out

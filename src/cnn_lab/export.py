@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .evaluate import apart, data_of, opened, whole
+from .checkpoint import whole
+from .evaluate import apart, data_of, opened
 from .fit import BadData
 from .train import Refused, Settings
 

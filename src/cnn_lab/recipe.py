@@ -1,16 +1,13 @@
 """How a network is trained: every choice in one place, as options of the command line.
 
-A recipe can be saved as JSON and read back. Options have the names of the technique
-pages where a page says what they do.
+Options have the names of the technique pages where a page says what they do.
 """
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -230,38 +227,8 @@ class Recipe:
         return [name.strip() for name in self.augment.split(",") if name.strip()]
 
     def to_json(self) -> dict[str, Any]:
+        """What JSON can hold, and `Recipe(**...)` takes."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> Self:
-        """ValueError for an option that does not exist or a value of another type."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        values = {}
-        for name, value in found.items():
-            if name not in fields:
-                raise ValueError(f"unknown option {name!r} in the configuration")
-            default = fields[name].default
-            # `network` has no default, `size` is a number or None.
-            default = {dataclasses.MISSING: "", None: 0}.get(default, default)
-            if isinstance(default, StrEnum):
-                value = type(default)(value)
-            elif value is not None or fields[name].default is not None:
-                kinds = (int, float) if isinstance(default, float) else type(default)
-                if not isinstance(value, kinds):
-                    raise ValueError(
-                        f"option {name!r} is {value!r}, expected "
-                        f"{type(default).__name__}"
-                    )
-            values[name] = value
-        return cls(**values)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The recipe that a run has saved; ValueError for anything else."""
-        try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no saved configuration: {error}") from None
 
 
 def make_optimizer(recipe: Recipe, groups: Parameters) -> torch.optim.Optimizer:

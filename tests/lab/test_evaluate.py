@@ -13,8 +13,9 @@ from torch import Tensor
 
 from cnn_lab import checkpoint, cli
 from cnn_lab.checkpoint import NotACheckpoint
-from cnn_lab.evaluate import SCORES, draw, evaluate, measures, opened
+from cnn_lab.evaluate import SCORES, evaluate, measures, opened
 from cnn_lab.recipe import Recipe
+from cnn_lab.report import draw
 from cnn_lab.train import LAST, train
 from cnn_techniques.evaluation import confusion_matrix, f1_score, precision, recall
 
