@@ -7,9 +7,13 @@ Addresses in them are relative to the site's root.
 import json
 from typing import Any
 
+from mkdocs.utils import meta
+
 from . import CATEGORIES, pages
 from .directives import ABOUT
 from .pages import DOCS, Technique
+
+LAB = ("train", "transfer", "evaluate-and-export", "compare", "many-processes")
 
 
 def entry(t: Technique) -> dict[str, Any]:
@@ -68,6 +72,11 @@ def llms_txt() -> str:
                 for t in there
                 if t.facts
             ]
+    lines += ["", "## Lab", "", "The command `cnn-lab`.", ""]
+    for name in LAB:
+        text = (DOCS / f"lab/{name}.md").read_text(encoding="utf-8")
+        facts = meta.get_data(text)[1]
+        lines.append(f"- [{facts['title']}](lab/{name}/): {facts['description']}")
     return "\n".join(lines) + "\n"
 
 
