@@ -104,7 +104,8 @@ def compare(
                 bar.ended(count * baseline.epochs)
                 if new:
                     console.print(
-                        f"{run}: accuracy {result['accuracy']:.2%} ({count}/{total})"
+                        f"{run}: accuracy {result['accuracy']:.2%} ({count}/{total})",
+                        soft_wrap=True,
                     )
     result = summary(names, results, costs)
     plot(result, out / PLOT)
