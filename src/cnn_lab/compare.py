@@ -312,10 +312,10 @@ def _bar(console: Console, epochs: int) -> Iterator[_Bar]:
 def table(result: Json) -> Table:
     """For people; a difference whose ± reaches over zero is none at this scale."""
     shown = Table(box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False)
-    shown.add_column("arm", overflow="fold")
+    shown.add_column("arm", overflow="fold", max_width=30)
     for head in ("accuracy, %", "difference"):
         shown.add_column(head, justify="right", no_wrap=True)
-    shown.add_column("verdict", overflow="fold")
+    shown.add_column("verdict", overflow="fold", max_width=13)
     for head in ("time", "parameters", "MACs"):
         shown.add_column(head, justify="right", no_wrap=True)
     for key, arm in result["arms"].items():

@@ -1,9 +1,12 @@
 """The page runner sees every fence a reader sees, runs it as shown and compares what it prints."""
 
+import shlex
 from pathlib import Path
 
 import pytest
+from lxml import html
 
+from cnn_site.directives.base import terminal
 from cnn_site.fences import Block, PageParser, unlabelled
 from cnn_site.runner import (
     FenceError,
@@ -206,3 +209,13 @@ def test_speeds_durations_and_rounding_are_not_compared() -> None:
 def test_a_console_fence_without_the_class_is_not_run() -> None:
     (block,) = PARSER.blocks("```{.console}\n$ rm -r everything\n```\n")
     assert not block.runs
+
+
+def test_a_long_recorded_command_is_broken_before_options_and_stays_the_same() -> None:
+    options = " ".join(f"--option-{n} 'a b'" for n in range(12))
+    shown = html.fromstring(terminal(f"tool first {options}", "out <1>"))
+    lines = shown.text_content().split("\\\n")
+    assert len(lines) > 2 and all(len(line) < 80 for line in lines)
+    assert all(line.lstrip("$ ").startswith(("tool", "--option")) for line in lines)
+    command = " ".join(lines).removeprefix("$ ").removesuffix("out <1>")
+    assert shlex.split(command) == shlex.split(f"tool first {options}")

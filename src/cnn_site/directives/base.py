@@ -2,6 +2,7 @@
 
 import html
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,13 @@ def code(title: str, text: str) -> str:
 
 def terminal(command: str, output: str) -> str:
     """A command and what it printed, as the fences of a page show them."""
-    shown = highlighted(f"$ {command}", "console")
+    lines = ["$"]
+    for part in re.split(r" (?=--[a-z])", command):  # an option is not torn apart
+        if len(lines[-1]) + len(part) > 76 and lines[-1] != "$":
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" {part}"
+    shown = highlighted("\n".join(lines), "console")
     told = f'<div class="language-text output highlight"><pre><code>{html.escape(output)}</code></pre></div>'
     return f'<div class="language-console highlight"><pre><code>{shown}</code></pre></div>{told}'
 
