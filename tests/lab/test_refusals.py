@@ -198,7 +198,7 @@ SHORT = ["train", "LeNet5"]
 
 USAGE = {
     # No such command, option or argument
-    ("trian",): "trian",
+    ("trainn",): "trainn",
     ("train",): "network",
     ("transfer",): "PHOTOS",
     ("evaluate",): "CHECKPOINT",
