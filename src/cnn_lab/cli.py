@@ -23,7 +23,7 @@ from .fit import BadData
 from .recipe import WHAT, Recipe, Strategy
 from .report import report
 from .sources import NAMES as DATA
-from .train import CONFIG, Refused, Settings, Stopped
+from .train import CONFIG, LAST, Refused, Settings, Stopped
 from .train import train as carry_out
 
 app = typer.Typer(
@@ -363,8 +363,18 @@ def _arm(baseline: Recipe, text: str) -> Recipe:
     return given[0]
 
 
+def _of_run(path: Path) -> Path:
+    """The checkpoint of a run's folder."""
+    return path / LAST if (path / LAST).exists() else path
+
+
 Checkpoint = Annotated[
-    Path, Argument(metavar="CHECKPOINT", help="The last.safetensors of a run.")
+    Path,
+    Argument(
+        metavar="CHECKPOINT",
+        help="The last.safetensors of a run, or the run's folder.",
+        callback=_of_run,
+    ),
 ]
 Tests = Annotated[
     str,

@@ -92,8 +92,9 @@ def _value(node: ast.expr, spec: str, known: Mapping[str, Any]) -> Any:
         return tuple(_value(n, spec, known) for n in node.elts)
     if isinstance(node, ast.Name):
         if node.id not in known:
-            near = difflib.get_close_matches(node.id, known, 1)
-            cure = f"did you mean {near[0]}?" if near else "see `cnn-lab list`"
+            lower = {name.lower(): name for name in known}
+            near = difflib.get_close_matches(node.id.lower(), lower, 1)
+            cure = f"did you mean {lower[near[0]]}?" if near else "see `cnn-lab list`"
             raise ValueError(f"there is no network {node.id!r}; {cure}")
         return known[node.id]
     if isinstance(node, ast.Call) and all(k.arg for k in node.keywords):

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import threading
 import time
@@ -218,7 +219,8 @@ def _found(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
     if not resume:
         if path.exists() or (folder / CONFIG).exists():
             raise Refused(
-                f"{folder} holds a run already: go on with --resume {folder}, "
+                f"{folder} holds a run already: go on with "
+                f"--resume {shlex.quote(str(folder))}, "
                 "or choose another folder with --out"
             )
         return None
@@ -602,4 +604,4 @@ def _reason(error: Exception) -> str:
 
 
 def _how_to_go_on(folder: Path) -> str:
-    return f"go on with: cnn-lab train --resume {folder}"
+    return f"go on with: cnn-lab train --resume {shlex.quote(str(folder))}"

@@ -361,3 +361,25 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(lab: Any) -> None:
     assert code == 1
     assert err.startswith("cnn-lab: unknown tracker 'paper'; expected ")
     assert "tensorboard" in err
+
+
+def test_a_folder_with_a_space_is_told_as_a_shell_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["train", "LeNet5", "--epochs", "1", "--batch-size", "1200"]
+    for code in (0, 1):  # made, then refused
+        monkeypatch.setattr(sys, "argv", ["cnn-lab", *asked, "--out", "my run"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == code
+    assert "go on with --resume 'my run'" in capsys.readouterr().err
+    for path in (
+        "my run",
+        f"my run/{LAST}",
+    ):  # a run's folder stands for its checkpoint
+        monkeypatch.setattr(sys, "argv", ["cnn-lab", "evaluate", path])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        assert "LeNet5 on 597 test images" in capsys.readouterr().out

@@ -193,3 +193,9 @@ def within(table: Any) -> list[Any]:
     if isinstance(table, list | tuple):
         return [v for entry in table for v in within(entry)]
     return [table]
+
+
+@pytest.mark.parametrize("name", ["ResNet18", "resnet_18", "Resnt18"])
+def test_a_near_name_is_found_in_other_letters_too(name: str) -> None:
+    with pytest.raises(ValueError, match=r"did you mean resnet18\?"):
+        build(name, 10)

@@ -324,7 +324,7 @@ IMPOSSIBLE = {
     ("evaluate", "absent.safetensors"): "absent.safetensors",
     ("evaluate", "foreign.safetensors"): "foreign.safetensors",
     ("evaluate", "pickle.pt"): "pickle.pt",
-    ("evaluate", "half"): "half",
+    ("evaluate", "photos"): "photos is a folder",
     ("evaluate", "half/last.safetensors", "--data", "imagenet"): "imagenet",
     ("evaluate", "half/last.safetensors", "--json", "file/x.json"): "file",
     ("export", "absent.safetensors"): "absent.safetensors",
