@@ -53,6 +53,11 @@ class Machine(Protocol):
     def reduce(self, tensor: Tensor, reduction: str = "sum") -> Any: ...
 
 
+# Makes one step: `loss()` computes the batch's loss, with its graph, and may be called
+# several times; what comes back is not used. `one_step` is the usual one.
+Update = Callable[[Callable[[], Tensor], torch.optim.Optimizer, Machine], object]
+
+
 class BadData(Exception):
     """An image or a data set that cannot be used; the message says which and why."""
 
@@ -131,6 +136,16 @@ def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model(inputs), targets)
 
 
+def one_step(
+    loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, machine: Machine
+) -> None:
+    """One gradient, one step: what is done unless something else is asked for."""
+    value = loss()
+    optimizer.zero_grad(set_to_none=True)
+    machine.backward(value)
+    optimizer.step()
+
+
 def to_train(model: nn.Module, epoch: int) -> None:
     """What happens before an epoch unless something else is asked for."""
     model.train()
@@ -147,6 +162,7 @@ def walk(
     schedule: Schedule | None = None,
     batch_transform: BatchTransform | None = None,
     before_epoch: Callable[[nn.Module, int], object] = to_train,
+    update: Update = one_step,
     seed: int = 0,
     machine: Machine | None = None,
     workers: int = 0,
@@ -160,12 +176,16 @@ def walk(
     Args:
         before_epoch: called with the model and the epoch (from 1) before its first step,
             and before the first step that is made here.
+        update: `update(loss, optimizer, machine)` makes a step of what `loss()` gives:
+            clips gradients, adds up several batches, looks at a second point (SAM).
+            The loss that is told of a step is that of the first call.
         machine: where and how; the model must be there. With P processes each takes
             every P-th image of a batch, and the mean is over the whole batch.
         workers: processes that load images; 0 loads between the steps.
         done: steps that an earlier run has made already.
 
-    Raises: FloatingPointError for a loss that is not finite, before it changes a weight.
+    Raises: FloatingPointError for a loss that is not finite, before it changes a weight;
+        ValueError for an update that never asks for the loss.
     """
     machine = machine or Here(torch.device("cpu"))
     per_epoch = math.ceil(len(source) / batch_size)
@@ -188,29 +208,67 @@ def walk(
                     generator(seed, epoch, step, 1, *others).initial_seed()
                 )
                 x = x.to(machine.device, non_blocking=True)
-                with machine.autocast():
-                    value = loss(model, x, _to(y, machine.device))
+                y = _to(y, machine.device)
                 size = plan.size(step)
-                told = value.detach()
-                if machine.num_processes > 1:  # gradients are averaged over processes
-                    value = value * (plan.share(step) * machine.num_processes / size)
-                    told = machine.reduce(value.detach(), "mean")
-                number = told.item()
-                if not math.isfinite(number):
+                share = plan.share(step) * machine.num_processes / size
+                batch_loss = BatchLoss(loss, model, x, y, machine, share)
+                try:
+                    update(batch_loss, optimizer, machine)
+                except FloatingPointError as error:
                     rates = [group["lr"] for group in optimizer.param_groups]
                     raise FloatingPointError(
-                        f"the loss is {number} in epoch {epoch}, step {step} "
+                        f"{error} in epoch {epoch}, step {step} "
                         f"(learning rates {rates}): lower the learning rate, "
                         "or look for a division by zero in the loss"
+                    ) from None
+                if not batch_loss.values:
+                    raise ValueError(
+                        f"{update} made a step without a loss: call loss()"
                     )
-                optimizer.zero_grad(set_to_none=True)
-                machine.backward(value)
-                optimizer.step()
                 # Scaled float16 gradients overflow now and then: no step was made.
                 skipped = getattr(machine, "optimizer_step_was_skipped", False)
                 if schedule is not None and not skipped:
                     schedule.step()
-                yield Step(epoch, step + 1, per_epoch, number, size)
+                yield Step(epoch, step + 1, per_epoch, batch_loss.values[0], size)
+
+
+class BatchLoss:
+    """The loss of one batch, which an update may ask for several times.
+
+    Args:
+        share: of this process in the mean over the batch, times the processes: gradients
+            are averaged over them.
+
+    Attributes:
+        values: what it was, of all processes, each time.
+
+    Raises: FloatingPointError for a loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Targets,
+        machine: Machine,
+        share: float = 1.0,
+    ) -> None:
+        self.loss, self.model, self.machine, self.share = loss, model, machine, share
+        self.inputs, self.targets = inputs, targets
+        self.values: list[float] = []
+
+    def __call__(self) -> Tensor:
+        with self.machine.autocast():
+            value = self.loss(self.model, self.inputs, self.targets)
+        seen = value.detach()
+        if self.machine.num_processes > 1:
+            value = value * self.share
+            seen = self.machine.reduce(value.detach(), "mean")
+        self.values.append(seen.item())
+        if not math.isfinite(self.values[-1]):
+            raise FloatingPointError(f"the loss is {self.values[-1]}")
+        return value
 
 
 class Plan:
@@ -320,7 +378,9 @@ def fit(
     loss: Loss = cross_entropy,
     schedule: Schedule | None = None,
     batch_transform: BatchTransform | None = None,
+    update: Update = one_step,
     evaluate: Callable[[nn.Module], dict[str, Any]] | None = None,
+    after_epoch: Callable[[dict[str, Any]], object] | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> list[dict[str, Any]]:
@@ -339,8 +399,11 @@ def fit(
         schedule: stepped after every batch; `steps` says how many there will be.
         batch_transform: `batch_transform(inputs, targets, generator)` returns what the
             loss sees. It runs on the CPU and draws from the generator only.
+        update: makes a step of the batch's loss; see `walk`.
         evaluate: called with the model after every epoch, in evaluation mode and
             without gradients.
+        after_epoch: called with the epoch's entry, for what steps by a measure
+            (ReduceLROnPlateau).
         seed: of the order, of `batch_transform` and of the model's own draws (dropout);
             not of its initial weights.
 
@@ -363,6 +426,7 @@ def fit(
         loss=loss,
         schedule=schedule,
         batch_transform=batch_transform,
+        update=update,
         seed=seed,
         machine=machine,
     )
@@ -378,6 +442,8 @@ def fit(
                     {"epoch": step.epoch, "loss": total / len(source), **found}
                 )
                 total = 0.0
+                if after_epoch is not None:
+                    after_epoch(history[-1])
     return history
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -304,3 +305,109 @@ def test_a_test_meets_every_image_once_in_any_number_of_processes() -> None:
             for row in x.tolist()
         ]
         assert sorted(met) == list(range(50))
+
+
+# ---------------------------------------------------------------- the update of a step
+
+
+def ascend_first(rho: float) -> Callable[..., None]:
+    """Sharpness-aware minimisation: the gradient at the worst point within rho."""
+
+    def update(loss, optimizer, machine) -> None:
+        parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        optimizer.zero_grad()
+        machine.backward(loss())
+        norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+        away = [rho / norm * p.grad for p in parameters]
+        with torch.no_grad():
+            torch._foreach_add_(parameters, away)
+        optimizer.zero_grad()
+        machine.backward(loss())
+        with torch.no_grad():
+            torch._foreach_sub_(parameters, away)
+        optimizer.step()
+
+    return update
+
+
+def test_an_update_may_ask_for_the_loss_twice() -> None:
+    model, by_hand = network(), network()
+    history = train(model, epochs=1, batch_size=50, update=ascend_first(0.1))
+
+    rows = torch.randperm(50, generator=generator(4, 1))
+    parameters = list(by_hand.parameters())
+    loss = F.cross_entropy(by_hand(X[rows]), Y[rows])
+    slopes = torch.autograd.grad(loss, parameters)
+    norm = torch.stack([g.norm() for g in slopes]).norm()
+    worst = dict(by_hand.named_parameters())
+    worst = {
+        n: p + 0.1 / norm * g for (n, p), g in zip(worst.items(), slopes, strict=True)
+    }
+    moved = torch.func.functional_call(by_hand, worst, X[rows])
+    there = torch.autograd.grad(F.cross_entropy(moved, Y[rows]), parameters)
+    for mine, start, slope in zip(model.parameters(), parameters, there, strict=True):
+        torch.testing.assert_close(mine, start - 0.5 * slope)
+    assert history[0]["loss"] == pytest.approx(loss.item())  # of the first call
+
+
+def test_an_update_may_clip_gradients() -> None:
+    def clipped(loss, optimizer, machine) -> None:
+        optimizer.zero_grad()
+        machine.backward(loss())
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 0.01)
+        optimizer.step()
+
+    model, start = network(), network()
+    train(model, epochs=1, batch_size=50, update=clipped)
+    steps_made = zip(model.parameters(), start.parameters(), strict=True)
+    length = torch.stack([(a - b).norm() for a, b in steps_made]).norm()
+    torch.testing.assert_close(length, torch.tensor(0.5 * 0.01), rtol=1e-4, atol=0)
+
+
+def test_an_update_may_add_up_the_gradients_of_several_batches() -> None:
+    waiting = [0]
+
+    def every_second(loss, optimizer, machine) -> None:
+        if waiting[0] % 2 == 0:
+            optimizer.zero_grad()
+        machine.backward(loss() / 2)
+        waiting[0] += 1
+        if waiting[0] % 2 == 0:
+            optimizer.step()
+
+    small, large = network(), network()
+    train(small, epochs=2, batch_size=25, update=every_second)
+    train(large, epochs=2, batch_size=50)
+    for a, b in zip(small.parameters(), large.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_loss_that_is_not_finite_in_a_later_call_stops_the_run() -> None:
+    def twice(loss, optimizer, machine) -> None:
+        loss()
+        with torch.no_grad():
+            model[0].weight.fill_(float("inf"))
+        loss()
+
+    model = network()
+    with pytest.raises(FloatingPointError, match="in epoch 1, step 0"):
+        train(model, update=twice)
+
+
+def test_an_update_without_a_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"call loss\(\)"):
+        train(network(), update=lambda loss, optimizer, machine: None)
+
+
+def test_what_steps_by_a_measure_is_told_of_every_epoch() -> None:
+    model = network()
+    optimizer = sgd(model)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, patience=0, threshold=1e9, threshold_mode="abs"
+    )  # no epoch is that much better: the rate falls after every later one
+    train(
+        model,
+        optimizer=optimizer,
+        after_epoch=lambda epoch: plateau.step(epoch["loss"]),
+    )
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 0.1**2)
