@@ -68,16 +68,19 @@ class Scenes:
         images: float32 (N, 1, H, W) in [0, 1]; `images.expand(-1, 3, -1, -1)` for a
             network that wants colours.
         boxes: per image float32 (M, 4): x1, y1, x2, y2 in pixels from the upper left
-            corner, the smallest box that holds the object's mask, so that x2 - x1 is
-            its width.
+            corner, the smallest box that holds what is seen of the object, so that
+            x2 - x1 is its width.
         labels: per image int64 (M,): the digit, 0..9.
         masks: int64 (N, H, W): 0 for background, digit + 1 where there is ink.
+        instances: per image bool (M, H, W): the ink that is seen of each object; no
+            pixel belongs to two.
     """
 
     images: Tensor
     boxes: list[Tensor]
     labels: list[Tensor]
     masks: Tensor
+    instances: list[Tensor]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -90,6 +93,14 @@ class Scenes:
             for b, k in zip(self.boxes, self.labels, strict=True)
         ]
 
+    @property
+    def targets_with_masks(self) -> list[dict[str, Tensor]]:
+        """The same with "masks" (M, H, W), for networks that find instances."""
+        return [
+            {**target, "masks": masks}
+            for target, masks in zip(self.targets, self.instances, strict=True)
+        ]
+
 
 def scenes(
     count: int,
@@ -98,12 +109,13 @@ def scenes(
     split: Split = "train",
     objects: tuple[int, int] = (1, 4),
     side: tuple[float, float] = (0.2, 0.5),
+    overlap: float = 0.0,
 ) -> Scenes:
     """Compose scenes of real digits, at random places and sizes, on a noisy slope.
 
-    Scene i depends on (seed, split, i) and the settings alone, not on count. Boxes
-    never overlap; where a drawn object finds no free place, the scene has one fewer,
-    but always at least one.
+    Scene i depends on (seed, split, i) and the settings alone, not on count. A later
+    object hides what lies below its ink, but at most half of another's ink; where a
+    drawn object finds no free place, the scene has one fewer, but always at least one.
 
     Args:
         count: N, number of scenes.
@@ -113,6 +125,8 @@ def scenes(
         objects: fewest and most digits that are drawn for a scene.
         side: smallest and largest height of a pasted scan, as fractions of size; its
             ink is up to a third narrower.
+        overlap: largest intersection over union of the windows that two objects are
+            pasted into; 0: boxes never overlap.
 
     Raises: ValueError for a count, size, or range outside of the above.
     """
@@ -126,33 +140,60 @@ def scenes(
         raise ValueError(
             f"side must be (smallest, largest), both above 0 and up to 1, got {side}"
         )
+    if not 0 <= overlap <= 1:
+        raise ValueError(f"overlap must be from 0 to 1, got {overlap}")
     scans, names = digits(split)
     images, masks = (
         torch.empty(count, 1, size, size),
         torch.zeros(count, size, size, dtype=torch.long),
     )
-    boxes, labels = [], []
+    boxes, labels, instances = [], [], []
     for i in range(count):
         rng = np.random.default_rng([seed, split == "test", i])
         image = _background(size, rng)
-        found: list[tuple[Place, Tensor]] = []
+        found: list[Pasted] = []
         for which in rng.integers(
             len(scans), size=rng.integers(objects[0], objects[1] + 1)
         ):
             ink = _resized(scans[which], round(rng.uniform(*side) * size))
-            place = _free_place(ink, size, [box for box, _ in found], rng)
+            place = _free_place(ink, size, found, overlap, rng)
             if place is None:
                 continue
             x1, y1, x2, y2 = place
             window = (slice(y1, y2), slice(x1, x2))
             image[window] += ink * (rng.uniform(0.7, 1.0) - image[window])
             masks[i][window][ink >= INK] = names[which] + 1
-            found.append((place, names[which]))
+            own = torch.zeros(size, size, dtype=torch.bool)
+            own[window] = ink >= INK
+            for other in found:
+                other.seen &= ~own
+            found.append(Pasted(place, names[which], own.clone(), int(own.sum())))
         noise = torch.from_numpy(rng.normal(scale=0.04, size=(size, size)))
         images[i, 0] = (image + noise).clamp(0, 1)
-        boxes.append(torch.tensor([box for box, _ in found], dtype=torch.float32))
-        labels.append(torch.stack([name for _, name in found]))
-    return Scenes(images, boxes, labels, masks)
+        instances.append(torch.stack([one.seen for one in found]))
+        boxes.append(_boxes(instances[-1]))
+        labels.append(torch.stack([one.label for one in found]))
+    return Scenes(images, boxes, labels, masks, instances)
+
+
+@dataclass
+class Pasted:
+    """An object of a scene: its window, label, the ink that is seen, and all its ink."""
+
+    window: Place
+    label: Tensor
+    seen: Tensor
+    ink: int
+
+
+def _boxes(masks: Tensor) -> Tensor:
+    """The smallest boxes around masks (M, H, W), none of them empty."""
+    boxes = []
+    for mask in masks:
+        rows, columns = torch.where(mask)
+        corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        boxes.append(torch.stack(corners))
+    return torch.stack(boxes).float()
 
 
 def _background(size: int, rng: np.random.Generator) -> Tensor:
@@ -173,15 +214,34 @@ def _resized(scan: Tensor, side: int) -> Tensor:
 
 
 def _free_place(
-    ink: Tensor, size: int, taken: list[Place], rng: np.random.Generator
+    ink: Tensor,
+    size: int,
+    taken: list[Pasted],
+    overlap: float,
+    rng: np.random.Generator,
 ) -> Place | None:
-    """A box for the ink that meets no other, or None after 20 tries."""
+    """A window for the ink that leaves the others seen, or None after 20 tries."""
     height, width = ink.shape
     for _ in range(20):
         x, y = int(rng.integers(size - width + 1)), int(rng.integers(size - height + 1))
-        box = (x, y, x + width, y + height)
-        if all(
-            x >= b[2] or box[2] <= b[0] or y >= b[3] or box[3] <= b[1] for b in taken
+        place = (x, y, x + width, y + height)
+        if all(_iou(place, one.window) <= overlap for one in taken) and not any(
+            _hides(place, ink, one) for one in taken
         ):
-            return box
+            return place
     return None
+
+
+def _iou(a: Place, b: Place) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+    return both / (sum(areas) - both)
+
+
+def _hides(place: Place, ink: Tensor, other: Pasted) -> bool:
+    """Whether ink at that place would leave less than half of another's to be seen."""
+    x1, y1, x2, y2 = place
+    hidden = other.seen[y1:y2, x1:x2] & (ink >= INK)
+    return 2 * (int(other.seen.sum()) - int(hidden.sum())) < other.ink

@@ -1,7 +1,10 @@
+from functools import cache
+
 import pytest
 import torch
+import torchvision
 
-from cnn_lab.data import INK, digits, scenes
+from cnn_lab.data import INK, Pasted, Scenes, _hides, digits, scenes
 
 
 def test_the_split_is_the_one_written_down() -> None:
@@ -123,3 +126,62 @@ def test_ink_is_brighter_than_the_background_around_it() -> None:
 def test_scenes_refuses_settings_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="got"):
         scenes(**({"count": 1, "size": 32, "seed": 0} | wrong))  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- overlap, instances
+
+
+@cache
+def crowd() -> Scenes:
+    return scenes(10, 64, seed=1, objects=(4, 8), side=(0.3, 0.6), overlap=0.5)
+
+
+def test_without_overlap_no_two_boxes_meet() -> None:
+    for boxes in scenes(20, 64, seed=0).boxes:
+        meet = torchvision.ops.box_iou(boxes, boxes) - torch.eye(len(boxes))
+        assert meet.abs().max() < 1e-6
+
+
+def test_with_overlap_boxes_meet_and_instances_do_not() -> None:
+    found = crowd()
+    ious = []
+    for boxes, masks in zip(found.boxes, found.instances, strict=True):
+        assert masks.sum(dim=0).max() == 1  # no pixel belongs to two
+        iou = torchvision.ops.box_iou(boxes, boxes).triu(diagonal=1)
+        ious.append(float(iou.max()))
+    assert max(ious) > 0.3
+
+
+def test_boxes_and_classes_are_those_of_the_instances() -> None:
+    found = crowd()
+    for n in range(len(found)):
+        masks = found.instances[n]
+        boxes = torchvision.ops.masks_to_boxes(masks)
+        boxes[:, 2:] += 1  # torchvision's ends at the last pixel
+        torch.testing.assert_close(found.boxes[n], boxes)
+        classes = (masks.long() * (found.labels[n] + 1)[:, None, None]).sum(dim=0)
+        assert torch.equal(classes, found.masks[n])
+
+
+def test_an_object_is_not_put_where_it_hides_more_than_half_of_another() -> None:
+    seen = torch.zeros(8, 8, dtype=torch.bool)
+    seen[2:6, 2:6] = True  # 16 pixels
+    below = Pasted((2, 2, 6, 6), torch.tensor(3), seen, ink=16)
+    ink = torch.ones(4, 2)
+    assert not _hides((2, 2, 4, 6), ink, below)  # 8 of 16 are left
+    assert _hides((2, 1, 5, 6), torch.ones(5, 3), below)  # 4 of 16
+    seen[2:6, 4] = False  # 12 are left, of which the same ink hides 8
+    assert _hides((2, 2, 4, 6), ink, below)
+
+
+def test_targets_with_masks_are_in_the_form_that_detectors_take() -> None:
+    found = crowd()
+    for target, masks in zip(found.targets_with_masks, found.instances, strict=True):
+        assert target["masks"].dtype == torch.bool
+        assert target["masks"].shape == masks.shape
+        assert len(target["boxes"]) == len(target["labels"]) == len(masks)
+
+
+def test_an_overlap_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"overlap must be from 0 to 1, got 1\.5"):
+        scenes(1, 32, seed=0, overlap=1.5)
