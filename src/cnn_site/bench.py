@@ -1,0 +1,180 @@
+"""Arms of the bench beside its recorded baseline: what a technique's proof asks for.
+
+A proof names its arms, `cnn_lab.bench` runs them, the baseline is read from its record.
+`python -m cnn_site.bench PROOF FUNCTION KEY` is one process that times a step.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnn_lab import bench
+from cnn_lab.record import repeat
+
+from . import ROOT
+from .evidence import load
+
+Json = dict[str, Any]
+Arms = Callable[[str], bench.Arm]
+BASELINE = "lab/bench"
+CACHE = ROOT / ".cache" / "record" / "bench.jsonl"
+PROCESSES = 3
+
+
+def runs(arms: Arms, keys: Sequence[str], seeds: Sequence[int]) -> dict[str, Json]:
+    """Run each arm with each seed, resumable; a row of the record for each arm."""
+
+    def run(arm: str, seed: int) -> Json:
+        return bench.run(arms(arm), seed, ROOT / "data")
+
+    results = repeat(run, {key: {"arm": key} for key in keys}, seeds, CACHE)
+    return {key: bench.row(arms(key).name, results[key]) for key in keys}
+
+
+def arguments(seeds: int = 5) -> Json:
+    """Of a comparison with the baseline: the seeds, and which baseline it is."""
+    return {"seeds": seeds, "baseline": baseline_hash()}
+
+
+def baseline_hash() -> str:
+    """Of the baseline's accuracies: an arm beside another baseline is stale."""
+    text = json.dumps(
+        {k: v["accuracy"]["values"] for k, v in _baseline()["arms"].items()}
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def beside_the_baseline(
+    arms: Arms, keys: Sequence[str], *, seeds: int, baseline: str
+) -> Json:
+    """Run a technique's arms, and say what they differ by from the baseline.
+
+    Args:
+        arms: the arm of a key.
+        seeds: so many of the baseline's, from the first.
+        baseline: what `baseline_hash` was when this was asked for.
+
+    Returns "seeds", "arms" (rows, the baseline of each handicap first), "paired" (by
+    key, the difference in accuracy and in accuracy on shifted images, with interval),
+    "detectable" (the smallest difference that so many seeds could see, known before).
+    Raises: ValueError for seeds that the baseline has not, or for another baseline.
+    """
+    there = _baseline()["arms"]
+    if baseline != baseline_hash():
+        raise ValueError(
+            f"the baseline is {baseline_hash()}, expected {baseline}: run this again"
+        )
+    most = len(bench.SEEDS)
+    if not 2 <= seeds <= most:
+        raise ValueError(
+            f"expected 2 to {most} seeds, as the baseline has, got {seeds}"
+        )
+    handicaps = {key: arms(key).handicap for key in keys}
+    rows = runs(arms, keys, bench.SEEDS[:seeds])
+    bases = {h: _first(there[h], seeds) for h in dict.fromkeys(handicaps.values())}
+    return {
+        "seeds": seeds,
+        "arms": {**{f"baseline, {h}": row for h, row in bases.items()}, **rows},
+        "paired": {
+            key: {
+                **bench.against(row, there[handicaps[key]]),
+                "handicap": handicaps[key],
+            }
+            for key, row in rows.items()
+        },
+        "detectable": {h: bench.smallest_difference(there[h], seeds) for h in bases},
+    }
+
+
+def _baseline() -> Json:
+    measured: Json = load(BASELINE).get("measured", {})
+    if "baseline" not in measured:
+        raise ValueError(
+            "the bench has no baseline yet; make it: "
+            "pytest --update-evidence -m record tests/lab/test_bench.py"
+        )
+    result: Json = measured["baseline"]["result"]
+    return result
+
+
+def _first(row: Json, seeds: int) -> Json:
+    """A row of the baseline with the seeds that an arm has."""
+    runs = [
+        {"accuracy": a, "shifted": s, "curve": c}
+        for a, s, c in zip(
+            row["accuracy"]["values"],
+            row["shifted"]["values"],
+            row["curve"],
+            strict=True,
+        )
+    ]
+    return bench.row(row["name"], runs[:seeds])
+
+
+# ---------------------------------------------------------------- time
+
+
+def time_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> Json:
+    """CPU time of an arm's training step over that of the baseline's step.
+
+    Three processes of alternating pairs for each arm; the median, and the range over the
+    processes, by key.
+    """
+    proof = Path(arms.__code__.co_filename).resolve().relative_to(ROOT)
+    times = {}
+    for key in keys:
+        found = [_process(str(proof), arms.__name__, key) for _ in range(PROCESSES)]
+        ratios = [one["ratio"] for one in found]
+        times[key] = {
+            "name": arms(key).name,
+            "ratio": statistics.median(ratios),
+            "range": f"{min(ratios):.2f} to {max(ratios):.2f}",
+            "seconds": statistics.median(one["arm"] for one in found),
+        }
+    return times
+
+
+def _process(*words: str) -> Json:
+    command = [sys.executable, "-m", "cnn_site.bench", *words]
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        raise RuntimeError(
+            f"{' '.join(words)} ended with {run.returncode}: {run.stderr}"
+        )
+    result: Json = json.loads(run.stdout.splitlines()[-1])
+    return result
+
+
+def _time(proof: str, function: str, key: str) -> Json:
+    """What one process does: steps of the arm and of the baseline in turn."""
+    from .speed import alternating
+
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location("proof", ROOT / proof)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    arm = getattr(module, function)(key)
+    steps = {"arm": bench.step(arm), "baseline": bench.step(bench.Arm("baseline"))}
+    return alternating(steps)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_time(*sys.argv[1:])))
