@@ -204,10 +204,15 @@ def test_cost_beside_the_network_it_is_put_into(evidence) -> None:
     rows = {}
     for key, (name, make) in networks.items():
         with torch.device("meta"):
-            cost = model_cost(make().eval(), torch.empty(1, 3, 224, 224))
-        rows[key] = {"name": name, "params": cost.params, "macs": cost.macs}
+            spent = model_cost(make().eval(), torch.empty(1, 3, 224, 224))
+        rows[key] = {
+            "name": name,
+            "params": spent.params,
+            "macs": spent.macs,
+            "saved_bytes": spent.saved_bytes,
+        }
     base = rows["resnet50"]
     for row in rows.values():
-        row["more_params"] = row["params"] / base["params"] - 1
-        row["more_macs"] = row["macs"] / base["macs"] - 1
+        for cost in ("params", "macs", "saved_bytes"):
+            row[f"more_{cost}"] = row[cost] / base[cost] - 1
     evidence.computed("cost", rows)

@@ -197,11 +197,19 @@ def test_cost_beside_the_network_it_is_put_into(evidence) -> None:
     rows = {}
     for key, (name, make) in networks.items():
         with torch.device("meta"):
-            cost = model_cost(make().eval(), torch.empty(1, 3, 224, 224))
-        rows[key] = {"name": name, "params": cost.params, "macs": cost.macs}
+            spent = model_cost(make().eval(), torch.empty(1, 3, 224, 224))
+        rows[key] = {
+            "name": name,
+            "params": spent.params,
+            "macs": spent.macs,
+            "saved_bytes": spent.saved_bytes,
+        }
     base, ours = rows["resnet50"], rows["cbam_resnet50"]
     for row in rows.values():
-        row["more_params"] = row["params"] / base["params"] - 1
-        row["more_macs"] = row["macs"] / base["macs"] - 1
+        for cost in ("params", "macs", "saved_bytes"):
+            row[f"more_{cost}"] = row[cost] / base[cost] - 1
     assert (base["params"], ours["params"]) == (25_557_032, 28_073_576)  # timm's
+    # The authors' perceptron has biases, and so has the row of squeeze-and-excitation.
+    gates_per_place = 16 * (2 * 7 * 7 + 2)
+    ours["with_biases"] = rows["se_resnet50"]["params"] + gates_per_place
     evidence.computed("cost", rows)
