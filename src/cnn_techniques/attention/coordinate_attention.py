@@ -49,7 +49,7 @@ class CoordinateAttention(nn.Module):
         f_h, f_w = f.split([height, width], dim=2)  # (N, R, H, 1), (N, R, W, 1)
         g_h = torch.sigmoid(self.conv_h(f_h))  # (N, C, H, 1)
         g_w = torch.sigmoid(self.conv_w(f_w.transpose(2, 3)))  # (N, C, 1, W)
-        return x * g_h * g_w  # (N, C, H, W)
+        return x * (g_h * g_w)  # (N, C, H, W)
 
 
 # --8<-- [end:module]
