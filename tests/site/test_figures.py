@@ -213,6 +213,45 @@ def test_branches_are_held_against_a_concatenation() -> None:
         check(figure("3"), Branches())
 
 
+class RowsAndColumns(nn.Module):
+    def __init__(self, dilation: int = 2, first: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=dilation, dilation=dilation)
+        self.first = first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        y = self.conv(x)
+        rows = y.mean(dim=self.first, keepdim=True)
+        columns = y.mean(dim=5 - self.first, keepdim=True)
+        both = torch.cat([rows, columns.transpose(2, 3)], dim=2)
+        first, second = both.split([height, width], dim=2)
+        return first * second.transpose(2, 3)
+
+
+def test_a_wrong_dilation_and_a_mean_over_another_dimension_are_found() -> None:
+    means = fan(pool("Mean over W"), pool("Mean over H"), merge=op("Concatenate"))
+    first = conv("Conv 3×3, 8", "dilation 2")
+    figure = Figure(
+        "b",
+        "t",
+        "d",
+        stack(
+            data("x"),
+            first,
+            means,
+            op("Split"),
+            fan(data("r"), data("c"), merge=op("×")),
+        ),
+    )
+    check(figure, RowsAndColumns())
+    with pytest.raises(AssertionError, match=r"dilation 2.*Conv 3×3, 8'"):
+        check(figure, RowsAndColumns(dilation=1))
+    means.branches = (pool("Mean over W"), pool("Mean over W"))
+    with pytest.raises(AssertionError, match=r"only in the module .'Mean over H'"):
+        check(figure, RowsAndColumns())
+
+
 def test_a_block_can_stand_for_a_type_of_module() -> None:
     figure = Figure(
         "l", "t", "d", stack(data("x"), conv("Branches"), act("ReLU"), data("y"))

@@ -34,6 +34,9 @@ WORDS = {  # what a figure writes -> what the trace says
     "Concatenate": "cat",
     "concat": "cat",
     "Concatenate, shuffle": "stack",
+    "Stack": "stack",
+    "Sum over paths": "sum",
+    "Softmax over paths": "Softmax",
     "Split": "chunk",
     "+": "add",
     "×": "mul",
@@ -68,6 +71,7 @@ CALLS = {
     "softmax": "Softmax",
     "mean": "AvgPool→1",
     torch.mean: "AvgPool→1",
+    "split": "chunk",
 }
 SILENT = {  # move no numbers
     torch.flatten,
@@ -78,6 +82,7 @@ SILENT = {  # move no numbers
     "reshape",
     "size",
     "unsqueeze",
+    "unflatten",
     "squeeze",
     "expand",
     "expand_as",
@@ -112,7 +117,7 @@ def words(label: str, sub: str) -> list[str]:
         re.search(r"\d×\d$", first) and parts and parts[0].isdigit()
     ):  # "Conv 3×3" over "64"
         first += ", " + parts.pop(0)
-    if parts and parts[0].startswith("stride"):
+    if parts and parts[0].startswith(("stride", "dilation")):
         first += ", " + parts.pop(0)
     return [WORDS.get(p, p) for p in [first, *parts]]
 
@@ -135,9 +140,13 @@ def name(m: nn.Module) -> str:
             else "Conv"
         )
         kind = "Up-conv" if isinstance(m, nn.ConvTranspose2d) else kind
-        return f"{kind} {k}, {m.out_channels}" + (
-            f", stride {stride}" if stride > 1 else ""
+        return (
+            f"{kind} {k}, {m.out_channels}"
+            + (f", stride {stride}" if stride > 1 else "")
+            + (f", dilation {one(m.dilation)}" if one(m.dilation) > 1 else "")
         )
+    if isinstance(m, nn.Conv1d):
+        return f"Conv1d {k}, {m.out_channels}"
     if isinstance(m, nn.Linear):
         return f"Linear {m.in_features}→{m.out_features}"
     if isinstance(m, nn.MaxPool2d | nn.AvgPool2d):
@@ -145,6 +154,22 @@ def name(m: nn.Module) -> str:
     if isinstance(m, nn.AdaptiveAvgPool2d) and m.output_size in (1, (1, 1)):
         return "AvgPool→1"
     return type(m).__name__
+
+
+def of_shape(n: torch.fx.Node) -> bool:
+    """A size that was read from a tensor: no line of a figure."""
+    if n.target is getattr:
+        return bool(n.args[1] == "shape")
+    first = n.args[0] if n.target is operator.getitem else None
+    return isinstance(first, torch.fx.Node) and of_shape(first)
+
+
+def mean_over(n: torch.fx.Node) -> str:
+    """`mean` of one dimension of (N, C, H, W) says which; of height and width it is a global pool."""
+    dim = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else None)
+    return {1: "Mean over C", 2: "Mean over H", 3: "Mean over W"}.get(
+        dim if isinstance(dim, int) else 0, "AvgPool→1"
+    )
 
 
 def combine(word: str, ins: list[str]) -> str:
@@ -194,7 +219,7 @@ def computed(
     count: Counter[str] = Counter()
     out = ""
     for n in graph.nodes:
-        ins = [seen[a] for a in n.all_input_nodes]
+        ins = [seen[a] for a in n.all_input_nodes if not of_shape(a)]
         word = ""
         if n.op == "call_module":
             part = module.get_submodule(str(n.target))
@@ -210,6 +235,7 @@ def computed(
             word = word or getattr(n.target, "__name__", str(n.target)).removesuffix(
                 "_"
             )
+            word = mean_over(n) if word == "AvgPool→1" else word
         elif n.op == "output":
             out = " | ".join(sorted(ins))
             continue

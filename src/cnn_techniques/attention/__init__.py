@@ -2,4 +2,10 @@
 
 from .bam import BAM as BAM
 from .cbam import CBAM as CBAM
+from .coordinate_attention import CoordinateAttention as CoordinateAttention
+from .efficient_channel_attention import (
+    EfficientChannelAttention as EfficientChannelAttention,
+)
+from .efficient_channel_attention import eca_kernel_size as eca_kernel_size
+from .selective_kernel import SelectiveKernel as SelectiveKernel
 from .squeeze_and_excitation import SqueezeExcitation as SqueezeExcitation
