@@ -37,7 +37,7 @@ WORDS = {  # what a figure writes -> what the trace says
     "softmax": "Softmax",
     "Layer scale": "mul",
     "GRN": "GlobalResponseNorm",
-    "Self-attention": "_ViTSelfAttention",
+    "Self-attention": "MultiHeadAttention",
     "Squeeze-excitation": "SqueezeExcitation",
 }
 CALLS = {
@@ -71,6 +71,7 @@ SILENT = {  # move no numbers
     operator.getitem,
     getattr,
     "flatten",
+    "unflatten",
     "view",
     "reshape",
     "size",
