@@ -11,7 +11,7 @@ from cnn_site.equivalence import compare, difference
 from cnn_techniques.attention import (
     MultiHeadAttention,
     SelfAttention2d,
-    scaled_dot_product_attention,
+    dot_product_attention,
 )
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import resnet50
@@ -92,7 +92,7 @@ def test_cross_attention_with_a_mask_equals_torchs_module(evidence) -> None:
 def test_one_head_equals_torchs_function(mask: Tensor | None, evidence) -> None:
     results = {}
     for name, attend in (
-        ("ours", scaled_dot_product_attention),
+        ("ours", dot_product_attention),
         ("torch", F.scaled_dot_product_attention),
     ):
         generator = torch.Generator().manual_seed(0)
@@ -189,7 +189,7 @@ def test_a_masked_key_is_as_good_as_absent(attention: MultiHeadAttention) -> Non
 
 def test_a_query_without_a_key_has_no_answer_here_and_zero_in_torchs_function() -> None:
     q, mask = torch.randn(1, 2, 4), torch.tensor([[True, True], [False, False]])
-    ours = scaled_dot_product_attention(q, q, q, mask)
+    ours = dot_product_attention(q, q, q, mask)
     theirs = F.scaled_dot_product_attention(q, q, q, mask)
     assert ours[0, 0].isfinite().all()
     assert ours[0, 1].isnan().all()
@@ -199,11 +199,11 @@ def test_a_query_without_a_key_has_no_answer_here_and_zero_in_torchs_function() 
 def test_with_one_key_or_with_equal_keys_the_result_is_the_mean_of_the_values() -> None:
     q, v = torch.randn(1, 7, 4), torch.randn(1, 5, 4)
     torch.testing.assert_close(
-        scaled_dot_product_attention(q, torch.ones(1, 5, 4), v),
+        dot_product_attention(q, torch.ones(1, 5, 4), v),
         v.mean(dim=1, keepdim=True).expand(1, 7, 4),
     )
     torch.testing.assert_close(
-        scaled_dot_product_attention(q, torch.randn(1, 1, 4), v[:, :1]),
+        dot_product_attention(q, torch.randn(1, 1, 4), v[:, :1]),
         v[:, :1].expand(1, 7, 4),
     )
 
@@ -224,7 +224,7 @@ def test_the_scale_keeps_scores_at_variance_one_whatever_the_width_of_a_head() -
     for width in (4, 64, 256):
         q, k = torch.randn(2, 500, width)
         # With one-hot values, the output is the weights themselves.
-        weights = scaled_dot_product_attention(q, k, torch.eye(500))
+        weights = dot_product_attention(q, k, torch.eye(500))
         assert weights.log().var(dim=1).mean() == pytest.approx(1, abs=0.05)
 
 

@@ -3,8 +3,6 @@
 from .global_context import GlobalContext as GlobalContext
 from .multi_head_attention import MultiHeadAttention as MultiHeadAttention
 from .multi_head_attention import SelfAttention2d as SelfAttention2d
-from .multi_head_attention import (
-    scaled_dot_product_attention as scaled_dot_product_attention,
-)
+from .multi_head_attention import dot_product_attention as dot_product_attention
 from .non_local import NonLocal as NonLocal
 from .squeeze_and_excitation import SqueezeExcitation as SqueezeExcitation

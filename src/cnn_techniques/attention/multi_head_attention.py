@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 
 # --8<-- [start:module]
-def scaled_dot_product_attention(
+def dot_product_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Mean of the values, weighted by how well each key answers the query.
+    """Scaled dot-product attention: values averaged by how well keys fit a query.
 
     Shape: (..., L, d), (..., S, d), (..., S, e) -> (..., L, e). The boolean mask, True
     where a query may read a key, is broadcast to (..., L, S).
@@ -40,7 +40,7 @@ class MultiHeadAttention(nn.Module):
     Args:
         width: D, entries of a token.
         heads: h, which must divide D (paper: 8 of D = 512).
-        attention: what is done in each head; torch's function of the same name does
+        attention: what is done in each head; `F.scaled_dot_product_attention` does
             it without keeping the (L, S) weights in memory.
 
     Shape: query (N, L, D), key and value (N, S, D) -> (N, L, D). Without key it is the
@@ -54,7 +54,7 @@ class MultiHeadAttention(nn.Module):
         self,
         width: int,
         heads: int,
-        attention: Callable[..., Tensor] = scaled_dot_product_attention,
+        attention: Callable[..., Tensor] = dot_product_attention,
     ) -> None:
         super().__init__()
         if heads < 1 or width < 1 or width % heads != 0:
