@@ -47,6 +47,13 @@ FORBIDDEN: dict[str, list[str]] = {
     "modern/convnext_v2": [],
     "modern/vision_transformer": ["nn.MultiheadAttention", "nn.TransformerEncoder"],
     "attention/squeeze_and_excitation": [],
+    "attention/non_local": [],
+    "attention/global_context": [],
+    "attention/multi_head_attention": [
+        "nn.MultiheadAttention",
+        "F.scaled_dot_product_attention",
+        "multi_head_attention_forward",
+    ],
     "training/mixup": [],
     "optimization/adamw": [
         "torch.optim.Adam",

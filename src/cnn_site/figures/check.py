@@ -43,7 +43,7 @@ WORDS = {  # what a figure writes -> what the trace says
     "softmax": "Softmax",
     "Layer scale": "mul",
     "GRN": "GlobalResponseNorm",
-    "Self-attention": "_ViTSelfAttention",
+    "Self-attention": "MultiHeadAttention",
     "Squeeze-excitation": "SqueezeExcitation",
 }
 CALLS = {
@@ -78,6 +78,7 @@ SILENT = {  # move no numbers
     operator.getitem,
     getattr,
     "flatten",
+    "unflatten",
     "view",
     "reshape",
     "size",

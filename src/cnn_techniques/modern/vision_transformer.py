@@ -15,30 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # --8<-- [end:imports]
+from cnn_techniques.attention.multi_head_attention import MultiHeadAttention
 
 
 # --8<-- [start:module]
-class _ViTSelfAttention(nn.Module):
-    """Every token reads from all tokens, in h ways; parameters named as in torch."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))  # q, k, v
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(self, z: Tensor) -> Tensor:
-        projected = F.linear(z, self.in_proj_weight, self.in_proj_bias)  # (N, S, 3*D)
-        split = projected.view(*z.shape[:2], 3, self.heads, -1)  # (N, S, 3, h, D/h)
-        q, k, v = split.permute(2, 0, 3, 1, 4).unbind()  # each (N, h, S, D/h)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(D/h)) v
-        joined: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (N, S, D)
-        return joined
-
-
 class EncoderBlock(nn.Module):
     """Self-attention mixes tokens, then an MLP mixes channels; each adds to its input.
 
@@ -56,7 +36,9 @@ class EncoderBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width, eps=1e-6)
-        self.self_attention = _ViTSelfAttention(width, heads)
+        # torch's function keeps no (S, S) weights; what it computes is the same.
+        attend = F.scaled_dot_product_attention
+        self.self_attention = MultiHeadAttention(width, heads, attend)
         self.dropout = nn.Dropout(dropout)
         self.ln_2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.Sequential(
