@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnn_lab import bench
+from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_baseline
 from cnn_site.equivalence import compare
 from cnn_techniques.attention import CBAM, SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
@@ -213,3 +215,31 @@ def test_cost_beside_the_network_it_is_put_into(evidence) -> None:
     gates_per_place = 16 * (2 * 7 * 7 + 2)
     ours["with_biases"] = rows["se_resnet50"]["params"] + gates_per_place
     evidence.computed("cost", rows)
+
+
+# ---------------------------------------------------------------- the bench
+
+
+def bench_arm(key: str) -> bench.Arm:
+    return bench.Arm(
+        "CBAM",
+        network=lambda: bench.network(CBAM),
+    )
+
+
+def on_the_bench(seeds: int, baseline: str) -> dict[str, object]:
+    return beside_the_baseline(bench_arm, ["cbam"], seeds=seeds, baseline=baseline)
+
+
+@pytest.mark.record
+def test_record_what_it_is_worth_on_the_bench(evidence) -> None:
+    evidence.measured("bench", arguments=arguments(), run=on_the_bench)
+
+
+def timed() -> dict[str, object]:
+    return time_beside_the_baseline(bench_arm, ["cbam"])
+
+
+@pytest.mark.record
+def test_record_what_a_step_costs_on_the_bench(evidence) -> None:
+    evidence.measured("time", arguments={}, run=timed)

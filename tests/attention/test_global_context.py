@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from cnn_lab import bench
+from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_baseline
 from cnn_site.equivalence import compare
 from cnn_techniques.attention import GlobalContext, NonLocal
 from cnn_techniques.evaluation import model_cost
@@ -165,3 +167,33 @@ def test_cost_beside_the_network_it_is_put_into(evidence) -> None:
         row["more_params"] = row["params"] / base["params"] - 1
         row["more_macs"] = row["macs"] / base["macs"] - 1
     evidence.computed("cost", rows)
+
+
+# ---------------------------------------------------------------- the bench
+
+
+def bench_arm(key: str) -> bench.Arm:
+    return bench.Arm(
+        "Global context",
+        network=lambda: bench.network(
+            lambda channels: GlobalContext(channels, max(4, channels // 16))
+        ),
+    )
+
+
+def on_the_bench(seeds: int, baseline: str) -> dict[str, object]:
+    return beside_the_baseline(bench_arm, ["gc"], seeds=seeds, baseline=baseline)
+
+
+@pytest.mark.record
+def test_record_what_it_is_worth_on_the_bench(evidence) -> None:
+    evidence.measured("bench", arguments=arguments(), run=on_the_bench)
+
+
+def timed() -> dict[str, object]:
+    return time_beside_the_baseline(bench_arm, ["gc"])
+
+
+@pytest.mark.record
+def test_record_what_a_step_costs_on_the_bench(evidence) -> None:
+    evidence.measured("time", arguments={}, run=timed)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnn_lab import bench
+from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_baseline
 from cnn_site.equivalence import compare, difference
 from cnn_techniques.attention import (
     MultiHeadAttention,
@@ -352,3 +354,33 @@ def test_cost_of_one_block_beside_a_convolution_by_the_size_of_the_map(
             "weights_mb": 4 * 4 * side**4 / 1e6,  # 4 heads, 4 bytes
         }
     evidence.computed("by_size", rows)
+
+
+# ---------------------------------------------------------------- the bench
+
+
+def bench_arm(key: str) -> bench.Arm:
+    return bench.Arm(
+        "Multi-head attention",
+        network=lambda: bench.network(
+            lambda channels: SelfAttention2d(channels, heads=4)
+        ),
+    )
+
+
+def on_the_bench(seeds: int, baseline: str) -> dict[str, object]:
+    return beside_the_baseline(bench_arm, ["mha"], seeds=seeds, baseline=baseline)
+
+
+@pytest.mark.record
+def test_record_what_it_is_worth_on_the_bench(evidence) -> None:
+    evidence.measured("bench", arguments=arguments(), run=on_the_bench)
+
+
+def timed() -> dict[str, object]:
+    return time_beside_the_baseline(bench_arm, ["mha"])
+
+
+@pytest.mark.record
+def test_record_what_a_step_costs_on_the_bench(evidence) -> None:
+    evidence.measured("time", arguments={}, run=timed)

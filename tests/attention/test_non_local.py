@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from cnn_lab import bench
+from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_baseline
 from cnn_site.equivalence import compare
 from cnn_techniques.attention import NonLocal
 from cnn_techniques.evaluation import model_cost
@@ -183,3 +185,33 @@ def test_subsampling_quarters_the_products_and_leaves_the_convolutions() -> None
     products, convolutions = 2 * 16 * 48**2, 4 * 32 * 16 * 48
     assert full == convolutions + products
     assert quarter == convolutions + products // 4
+
+
+# ---------------------------------------------------------------- the bench
+
+
+def bench_arm(key: str) -> bench.Arm:
+    return bench.Arm(
+        "Non-local block",
+        network=lambda: bench.network(
+            lambda channels: NonLocal(channels, channels // 2)
+        ),
+    )
+
+
+def on_the_bench(seeds: int, baseline: str) -> dict[str, object]:
+    return beside_the_baseline(bench_arm, ["non_local"], seeds=seeds, baseline=baseline)
+
+
+@pytest.mark.record
+def test_record_what_it_is_worth_on_the_bench(evidence) -> None:
+    evidence.measured("bench", arguments=arguments(), run=on_the_bench)
+
+
+def timed() -> dict[str, object]:
+    return time_beside_the_baseline(bench_arm, ["non_local"])
+
+
+@pytest.mark.record
+def test_record_what_a_step_costs_on_the_bench(evidence) -> None:
+    evidence.measured("time", arguments={}, run=timed)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cnn_lab import bench
+from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_baseline
 from cnn_site.equivalence import compare
 from cnn_techniques.attention import SelectiveKernel
 from cnn_techniques.evaluation import model_cost
@@ -226,3 +228,31 @@ def test_cost_in_the_paper_s_network_and_at_the_end_of_every_block(evidence) -> 
     # The paper's table 2: 27.5 M parameters.
     assert round(rows["sknet50"]["params"] / 1e6, 1) == 27.5
     evidence.computed("cost", rows)
+
+
+# ---------------------------------------------------------------- the bench
+
+
+def bench_arm(key: str) -> bench.Arm:
+    return bench.Arm(
+        "Selective kernel",
+        network=lambda: bench.network(SelectiveKernel),
+    )
+
+
+def on_the_bench(seeds: int, baseline: str) -> dict[str, object]:
+    return beside_the_baseline(bench_arm, ["sk"], seeds=seeds, baseline=baseline)
+
+
+@pytest.mark.record
+def test_record_what_it_is_worth_on_the_bench(evidence) -> None:
+    evidence.measured("bench", arguments=arguments(), run=on_the_bench)
+
+
+def timed() -> dict[str, object]:
+    return time_beside_the_baseline(bench_arm, ["sk"])
+
+
+@pytest.mark.record
+def test_record_what_a_step_costs_on_the_bench(evidence) -> None:
+    evidence.measured("time", arguments={}, run=timed)

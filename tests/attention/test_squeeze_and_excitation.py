@@ -8,6 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
+from cnn_lab import bench
+from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_baseline
 from cnn_site.equivalence import compare
 from cnn_techniques.attention import SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
@@ -266,3 +268,33 @@ def test_record_a_narrow_resnet_learns_the_digits_with_and_without_gates(
     assert (
         min(arm["accuracy"]["mean"] for arm in result["arms"].values()) > 0.9
     )  # both learn the digits
+
+
+# ---------------------------------------------------------------- the bench
+
+
+def bench_arm(key: str) -> bench.Arm:
+    return bench.Arm(
+        "Squeeze-and-excitation",
+        network=lambda: bench.network(
+            lambda channels: SqueezeExcitation(channels, max(4, channels // 16))
+        ),
+    )
+
+
+def on_the_bench(seeds: int, baseline: str) -> dict[str, object]:
+    return beside_the_baseline(bench_arm, ["se"], seeds=seeds, baseline=baseline)
+
+
+@pytest.mark.record
+def test_record_what_it_is_worth_on_the_bench(evidence) -> None:
+    evidence.measured("bench", arguments=arguments(), run=on_the_bench)
+
+
+def timed() -> dict[str, object]:
+    return time_beside_the_baseline(bench_arm, ["se"])
+
+
+@pytest.mark.record
+def test_record_what_a_step_costs_on_the_bench(evidence) -> None:
+    evidence.measured("time", arguments={}, run=timed)
