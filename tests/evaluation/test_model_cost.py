@@ -93,6 +93,7 @@ def test_networks_cost_what_torch_counts_and_torchvision_publishes(
             "macs": cost.macs,
             "activations": cost.activations,
             "saved_bytes": cost.saved_bytes,
+            "bytes": cost.bytes,
         }
     for base in ("resnet18", "resnet50"):
         for row in rows.values():
@@ -172,9 +173,9 @@ def test_a_layer_used_twice_costs_twice_but_is_stored_once() -> None:
 def test_a_weight_shared_by_two_layers_is_stored_once() -> None:
     first, second = nn.Linear(6, 6), nn.Linear(6, 6)
     second.weight = first.weight
-    assert (
-        model_cost(nn.Sequential(first, second), torch.empty(1, 6)).params == 36 + 6 + 6
-    )
+    cost = model_cost(nn.Sequential(first, second), torch.empty(1, 6))
+    assert cost.params == 36 + 6 + 6
+    assert cost.bytes == 4 * (36 + 6 + 6)
 
 
 class Attention(nn.Module):
@@ -221,12 +222,50 @@ def test_a_deformable_convolution_costs_what_the_plain_one_costs() -> None:
 def test_the_layers_add_up_to_the_whole() -> None:
     network, image = on_meta("resnet18")
     rows, whole = cost_by_layer(network, image), model_cost(network, image)
-    for field in ("params", "macs", "activations", "saved_bytes"):
+    for field in ("params", "macs", "activations", "saved_bytes", "bytes"):
         assert sum(getattr(row, field) for row in rows.values()) == getattr(
             whole, field
         )
     # It keeps its input, the 512 means, in float32.
-    assert rows["fc"] == ModelCost(513 * 1000, 512 * 1000, 1000, 4 * 512)
+    weights = 513 * 1000
+    assert rows["fc"] == ModelCost(
+        weights, 512 * 1000, 1000, 4 * 512, 4 * weights, nonzero=None
+    )
+
+
+def test_stored_bytes_are_those_of_the_state_dict() -> None:
+    network = torchvision.models.resnet18().eval()
+    state = network.state_dict()  # running statistics too
+    image = torch.zeros(1, 3, 32, 32)
+    assert model_cost(network, image).bytes == sum(t.nbytes for t in state.values())
+    layer = nn.Linear(6, 4)
+    assert model_cost(layer, torch.zeros(1, 6)).bytes == 4 * 28
+    halved = layer.to(torch.float16)
+    assert model_cost(halved, torch.zeros(1, 6, dtype=torch.float16)).bytes == 2 * 28
+
+
+def test_weights_that_are_kept_as_integers_in_buffers_have_bytes() -> None:
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.ones(4, 6, dtype=torch.int8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight.T.float()
+
+    cost = model_cost(Quantised(), torch.zeros(1, 6))
+    assert (cost.params, cost.bytes) == (0, 24)
+
+
+def test_entries_that_are_not_zero_are_counted_where_there_are_values() -> None:
+    layer = nn.Linear(6, 4)
+    nn.init.ones_(layer.weight)
+    nn.init.ones_(layer.bias)
+    with torch.no_grad():
+        layer.weight[:, ::2] = 0
+    assert model_cost(layer, torch.zeros(1, 6)).nonzero == 28 - 12
+    meta = nn.Linear(6, 4, device="meta")
+    assert model_cost(meta, torch.empty(1, 6, device="meta")).nonzero is None
 
 
 def test_kept_memory_is_what_the_gradients_need() -> None:

@@ -72,12 +72,16 @@ class ModelCost:
         macs: multiply-adds; a layer used twice counts twice.
         activations: entries in the outputs of the operations that have MACs.
         saved_bytes: what autograd keeps for the backward pass, without parameters.
+        bytes: of the state dict, parameters and buffers, as they are stored.
+        nonzero: entries of the parameters that are not zero; None on the meta device.
     """
 
     params: int
     macs: int
     activations: int
     saved_bytes: int
+    bytes: int
+    nonzero: int | None
 
 
 class _ModelCostCounter(TorchDispatchMode):
@@ -159,11 +163,19 @@ def cost_by_layer(module: nn.Module, *inputs: Any) -> dict[str, ModelCost]:
     layers: dict[str, ModelCost] = {}
     counted: set[int] = set()
     for name, part in module.named_modules():
-        own = {id(p): p.numel() for p in part.parameters(recurse=False)}
-        params = sum(n for i, n in own.items() if i not in counted)
+        stored = part.state_dict(keep_vars=True).items()  # of its children too
+        own = {id(t): t for n, t in stored if "." not in n and isinstance(t, Tensor)}
+        own = {key: tensor for key, tensor in own.items() if key not in counted}
         counted |= own.keys()
+        weights = [t for t in own.values() if isinstance(t, nn.Parameter)]
+        meta = any(weight.is_meta for weight in weights)
         layers[name] = ModelCost(
-            params, counter.macs[name], counter.activations[name], counter.saved[name]
+            params=sum(weight.numel() for weight in weights),
+            macs=counter.macs[name],
+            activations=counter.activations[name],
+            saved_bytes=counter.saved[name],
+            bytes=sum(tensor.nbytes for tensor in own.values()),
+            nonzero=None if meta else sum(int(w.count_nonzero()) for w in weights),
         )
     return layers
 
@@ -175,11 +187,14 @@ def model_cost(module: nn.Module, *inputs: Any) -> ModelCost:
     that are added up here, and says what is refused.
     """
     rows = cost_by_layer(module, *inputs).values()
+    nonzero = [row.nonzero for row in rows]
     return ModelCost(
         params=sum(row.params for row in rows),
         macs=sum(row.macs for row in rows),
         activations=sum(row.activations for row in rows),
         saved_bytes=sum(row.saved_bytes for row in rows),
+        bytes=sum(row.bytes for row in rows),
+        nonzero=None if None in nonzero else sum(n for n in nonzero if n is not None),
     )
 
 
