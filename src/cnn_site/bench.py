@@ -19,6 +19,7 @@ import torch
 
 from cnn_lab import bench
 from cnn_lab.record import repeat
+from cnn_techniques.evaluation import model_cost
 
 from . import ROOT
 from .evidence import load
@@ -120,7 +121,31 @@ def _first(row: Json, seeds: int) -> Json:
     return bench.row(row["name"], runs[:seeds])
 
 
-# ---------------------------------------------------------------- time
+# ---------------------------------------------------------------- cost
+
+
+def cost_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> dict[str, Json]:
+    """Parameters, MACs and memory of a training step of 64 images, without values.
+
+    Rows of the baseline and of each arm; "saved_bytes" is what is kept for the backward
+    pass; "more_..." is the arm's part above the baseline's.
+    """
+    named = {"baseline": bench.Arm("Baseline"), **{key: arms(key) for key in keys}}
+    rows: dict[str, Json] = {}
+    for key, arm in named.items():
+        with torch.device("meta"):
+            images = torch.empty(bench.BATCH_SIZE, 1, 28, 28)
+            cost = model_cost(arm.network().train(), images)
+        rows[key] = {
+            "name": arm.name,
+            "params": cost.params,
+            "macs": cost.macs,
+            "saved_bytes": cost.saved_bytes,
+        }
+        for quantity in ("params", "macs", "saved_bytes"):
+            of = rows["baseline"][quantity]
+            rows[key][f"more_{quantity}"] = rows[key][quantity] / of - 1
+    return rows
 
 
 def time_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> Json:

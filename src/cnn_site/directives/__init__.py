@@ -13,6 +13,7 @@ from .across import across
 from .base import ABOUT as ABOUT
 from .base import Page as Page
 from .base import log as log
+from .bench import bench
 from .comparisons import differences, equivalence
 from .numbers import inline_number as inline_number
 from .numbers import numbers, recorded
@@ -38,7 +39,7 @@ from .technique import cite, corrections, ran, technique
 DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     f.__name__: f
     for f in (
-        technique, ran, numbers, recorded, across, equivalence, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
+        technique, ran, numbers, recorded, across, bench, equivalence, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, skips, references, order, prerequisites,
     )
 }  # fmt: skip

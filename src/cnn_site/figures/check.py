@@ -83,7 +83,6 @@ SILENT = {  # move no numbers
     "reshape",
     "size",
     "unsqueeze",
-    "unflatten",
     "squeeze",
     "expand",
     "expand_as",

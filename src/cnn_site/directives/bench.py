@@ -1,0 +1,90 @@
+"""What techniques are worth on the bench: of one page, or of all side by side."""
+
+from typing import Any
+
+from cnn_site import CATEGORIES, pages
+from cnn_site.pages import SiteError, Technique
+
+from .base import Page, fill
+from .numbers import hardware
+
+
+def bench(page: Page, arguments: list[str], settings: Any) -> str:
+    """The arms of this page's record, or of a category's pages, or of `all` pages."""
+    if not arguments:
+        found = _arms(page.technique)
+        if not found:
+            raise SiteError(
+                f"docs/evidence/{page.technique.slug}.json has no result of the bench; "
+                "make it: pytest --update-evidence -m record, of its proof"
+            )
+        return fill("bench", rows=found, alone=True, **_told(found, page.technique))
+    which = arguments[0]
+    if which not in ("all", *CATEGORIES):
+        expected = ", ".join(("all", *CATEGORIES))
+        raise SiteError(f"unknown {which!r}; expected one of {expected}")
+    there = [t for t in pages.techniques() if t.facts and which in ("all", t.category)]
+    found = [row for t in there for row in _arms(t)]
+    if not found:
+        raise SiteError(f"no page of {which} has a result of the bench")
+    return fill("bench", rows=found, alone=False, **_told(found, found[0]["t"]))
+
+
+def _arms(t: Technique) -> list[dict[str, Any]]:
+    measured = t.record.get("measured", {})
+    result = measured.get("bench", {}).get("result", {})
+    times = measured.get("time", {}).get("result", {})
+    costs = t.record.get("computed", {}).get("bench", {})
+    rows = []
+    for key, pair in result.get("paired", {}).items():
+        row = {
+            "t": t,
+            "name": pair["name"],
+            "handicap": pair["handicap"],
+            "diverged": pair.get("diverged"),
+            "seeds": result["seeds"],
+            "detectable": points(result["detectable"][pair["handicap"]], sign=False),
+            "baseline": percent(
+                result["arms"][f"baseline, {pair['handicap']}"]["accuracy"]
+            ),
+            "cost": costs.get(key),
+            "time": times.get(key),
+        }
+        if not pair.get("diverged"):
+            row |= {
+                "accuracy": percent(result["arms"][key]["accuracy"]),
+                "difference": points(pair["accuracy"]["difference"]),
+                "interval": span(pair["accuracy"]),
+                "verdict": pair["accuracy"]["verdict"],
+                "shifted": points(pair["shifted"]["difference"]),
+                "shifted_interval": span(pair["shifted"]),
+            }
+        rows.append(row)
+    return rows
+
+
+def _told(rows: list[dict[str, Any]], t: Technique) -> dict[str, Any]:
+    """What stands around the table: with what it was made, and how much chance plays."""
+    clear = [r for r in rows if r.get("verdict", "").startswith(("higher", "lower"))]
+    environments = [r["t"].record["measured"]["bench"]["environment"] for r in rows]
+    return {
+        "t": t,
+        "clear": len(clear),
+        "by_chance": f"{0.05 * len(rows):.1f}",
+        "hardware": list(dict.fromkeys(hardware(e) for e in environments)),
+        "handicaps": list(dict.fromkeys((r["handicap"], r["detectable"], r["baseline"], r["seeds"]) for r in rows)),
+    }  # fmt: skip
+
+
+def percent(of: dict[str, Any]) -> str:
+    half = 100 * (of["high"] - of["low"]) / 2
+    return f"{100 * of['mean']:.2f} ± {half:.2f}"
+
+
+def points(value: float, sign: bool = True) -> str:
+    text = f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
+    return text.replace("-", "−")
+
+
+def span(pair: dict[str, Any]) -> str:
+    return f"{points(pair['low'])} to {points(pair['high'])}"
