@@ -27,7 +27,7 @@ def block() -> SelectiveKernel:
 
 
 def attention(block: SelectiveKernel, x: Tensor) -> Tensor:
-    """The softmax over the paths, (N, M, C), by the paper's equations 3 to 5."""
+    """The softmax over the paths, (N, M, C), by the paper's equations 2 to 5."""
     fused = sum(path(x) for path in block.paths)
     s = torch.einsum("nchw->nc", fused) / (fused.shape[2] * fused.shape[3])
     conv, norm, _ = block.fuse
