@@ -177,6 +177,11 @@ def test_refuses_no_path() -> None:
         SelectiveKernel(64, dilations=[])
 
 
+def test_training_needs_two_images() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        SelectiveKernel(64).train()(IMAGES[:1])
+
+
 @pytest.mark.parametrize("groups", [0, 48])
 def test_refuses_groups_that_do_not_divide_the_channels(groups: int) -> None:
     with pytest.raises(ValueError, match=f"channels=64, groups={groups}"):

@@ -52,7 +52,7 @@ class EfficientChannelAttention(nn.Module):
             wanted = f"(N, {self.channels}, H, W)"
             raise ValueError(f"expected {wanted}, got {tuple(x.shape)}")
         y = x.mean(dim=(2, 3))  # (N, C)
-        # The channels are the places of a signal that has one channel itself.
+        # A signal of one channel and C places.
         w = torch.sigmoid(self.conv(y.unsqueeze(1)))  # (N, 1, C)
         return x * w.transpose(1, 2).unsqueeze(3)  # (N, C, H, W)
 
