@@ -1,4 +1,4 @@
-"""The block is timm's, and does what the paper's equations 4 to 9 say."""
+"""The block is timm's, and does what the equations of the paper's section 3.2 say."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_basel
 from cnn_site.equivalence import compare
 from cnn_techniques.attention import CoordinateAttention, SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
-from cnn_techniques.modern import resnet50
+from cnn_techniques.modern import InvertedResidual, mobilenet_v2, resnet50
 from cnn_techniques.modern.resnet import Bottleneck, ResNet
 
 DEVICE_CASES = {
@@ -44,10 +44,10 @@ def test_equals_timms_block(evidence, reduction: int, squeezed: int) -> None:
 
 
 def test_matches_the_equations_written_out(block: CoordinateAttention) -> None:
-    z_h = torch.einsum("nchw->nch", IMAGES) / 7  # equation 4
-    z_w = torch.einsum("nchw->ncw", IMAGES) / 9  # equation 5
+    z_h = torch.einsum("nchw->nch", IMAGES) / 7
+    z_w = torch.einsum("nchw->ncw", IMAGES) / 9
 
-    def squeeze(z: Tensor) -> Tensor:  # equation 6, for rows and columns apart
+    def squeeze(z: Tensor) -> Tensor:  # rows and columns apart
         f = torch.einsum("rc,ncl->nrl", block.conv1.weight[:, :, 0, 0], z)
         f = f + block.conv1.bias[:, None]
         scale = block.bn1.weight / torch.sqrt(block.bn1.running_var + block.bn1.eps)
@@ -55,14 +55,14 @@ def test_matches_the_equations_written_out(block: CoordinateAttention) -> None:
         f = f + block.bn1.bias[:, None]
         return f * (f + 3).clamp(0, 6) / 6
 
-    def gate(conv: nn.Conv2d, f: Tensor) -> Tensor:  # equations 7 and 8
+    def gate(conv: nn.Conv2d, f: Tensor) -> Tensor:
         logits = torch.einsum("cr,nrl->ncl", conv.weight[:, :, 0, 0], f)
         return 1 / (1 + torch.exp(-logits - conv.bias[:, None]))
 
     nn.init.normal_(block.bn1.running_mean)
     nn.init.uniform_(block.bn1.running_var, 0.5, 2.0)
     g_h, g_w = gate(block.conv_h, squeeze(z_h)), gate(block.conv_w, squeeze(z_w))
-    expected = torch.einsum("nchw,nch,ncw->nchw", IMAGES, g_h, g_w)  # equation 9
+    expected = torch.einsum("nchw,nch,ncw->nchw", IMAGES, g_h, g_w)
     torch.testing.assert_close(block(IMAGES), expected)
 
 
@@ -170,8 +170,21 @@ def test_refuses_inputs_of_another_shape(
         block(torch.zeros(shape))
 
 
-def test_cost_at_the_end_of_every_block_of_resnet_50(evidence) -> None:
+def ca_mobilenet_v2() -> nn.Module:
+    """The authors' network: behind the depthwise convolution of each block that widens."""
+    network = mobilenet_v2()
+    for block in network.modules():
+        if isinstance(block, InvertedResidual) and len(block.conv) == 4:
+            block.conv.insert(2, CoordinateAttention(block.conv[2].in_channels))
+    return network
+
+
+def test_cost_in_mobilenet_v2_and_at_the_end_of_every_block_of_resnet_50(
+    evidence,
+) -> None:
     networks = {
+        "mobilenet_v2": ("MobileNet v2", mobilenet_v2),
+        "ca_mobilenet_v2": ("+ CA, r = 32", ca_mobilenet_v2),
         "resnet50": ("ResNet-50", resnet50),
         "ca_resnet50": (
             "+ CA, r = 32",
@@ -199,9 +212,12 @@ def test_cost_at_the_end_of_every_block_of_resnet_50(evidence) -> None:
         with torch.device("meta"):
             cost = model_cost(make().eval(), torch.empty(1, 3, 224, 224))
         rows[key] = {"name": name, "params": cost.params, "macs": cost.macs}
-    for row in rows.values():
-        row["more_params"] = row["params"] / rows["resnet50"]["params"] - 1
-        row["more_macs"] = row["macs"] / rows["resnet50"]["macs"] - 1
+    for key, row in rows.items():
+        of = rows["mobilenet_v2" if "mobilenet" in key else "resnet50"]
+        row["more_params"] = row["params"] / of["params"] - 1
+        row["more_macs"] = row["macs"] / of["macs"] - 1
+    # The authors' README says 3.95 M.
+    assert round(rows["ca_mobilenet_v2"]["params"] / 1e6, 2) == 3.95
     evidence.computed("cost", rows)
 
 

@@ -62,7 +62,7 @@ def test_equals_timms_block_with_a_given_kernel(evidence) -> None:
 
 
 def test_matches_the_paper_s_band_matrix(block: EfficientChannelAttention) -> None:
-    # Equation 5 before its weights are shared: row c of the matrix sees channels c-1, c, c+1.
+    # Equation 6 with the weights shared (8): row c of the matrix sees channels c-1, c, c+1.
     weights = block.conv.weight.flatten()  # (k,)
     matrix = sum(
         w * torch.diag(torch.ones(64 - abs(offset)), offset)
@@ -133,6 +133,15 @@ def test_moving_all_channels_moves_their_gates(
     torch.testing.assert_close(moved[:, 2:-1], gates(block, IMAGES)[:, 1:-2])
 
 
+def test_other_orders_of_the_channels_have_other_gates(
+    block: EfficientChannelAttention,
+) -> None:
+    order = torch.randperm(64)
+    x = IMAGES + torch.arange(64.0)[:, None, None] % 5  # means that differ
+    difference = gates(block, x[:, order]) - gates(block, x)[:, order]
+    assert difference.abs().max() > 0.01
+
+
 def test_with_a_kernel_of_one_a_gate_sees_its_own_channel_alone() -> None:
     block = EfficientChannelAttention(64, kernel_size=1)
     w = block.conv.weight.flatten()
@@ -185,6 +194,16 @@ def test_cost_at_the_end_of_every_block_of_resnet_50(evidence) -> None:
                 Bottleneck, (3, 4, 6, 3), attention=EfficientChannelAttention
             ),
         ),
+        "eca_resnet50_3557": (  # one k per stage, as the authors' weights are named
+            "+ ECA, k = 3, 5, 5, 7",
+            lambda: ResNet(
+                Bottleneck,
+                (3, 4, 6, 3),
+                attention=lambda channels: EfficientChannelAttention(
+                    channels, {256: 3, 512: 5, 1024: 5, 2048: 7}[channels]
+                ),
+            ),
+        ),
         "se_resnet50": (
             "+ SE, r = 16",
             lambda: ResNet(
@@ -205,6 +224,7 @@ def test_cost_at_the_end_of_every_block_of_resnet_50(evidence) -> None:
     blocks = {256: 3, 512: 4, 1024: 6, 2048: 3}  # channels: how many
     by_hand = sum(n * eca_kernel_size(c) for c, n in blocks.items())
     assert rows["eca_resnet50"]["more_params"] == by_hand
+    assert rows["eca_resnet50_3557"]["more_params"] == 80  # the paper's abstract
     evidence.computed("cost", rows)
 
 

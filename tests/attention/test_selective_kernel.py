@@ -29,7 +29,7 @@ def block() -> SelectiveKernel:
 
 
 def attention(block: SelectiveKernel, x: Tensor) -> Tensor:
-    """The softmax over the paths, (N, M, C), by the paper's equations 3 to 5."""
+    """The softmax over the paths, (N, M, C), by the paper's equations 2 to 5."""
     fused = sum(path(x) for path in block.paths)
     s = torch.einsum("nchw->nc", fused) / (fused.shape[2] * fused.shape[3])
     conv, norm, _ = block.fuse
@@ -177,6 +177,11 @@ def test_refuses_sizes_below_one(sizes) -> None:
 def test_refuses_no_path() -> None:
     with pytest.raises(ValueError, match="dilations="):
         SelectiveKernel(64, dilations=[])
+
+
+def test_training_needs_two_images() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        SelectiveKernel(64).train()(IMAGES[:1])
 
 
 @pytest.mark.parametrize("groups", [0, 48])

@@ -232,6 +232,7 @@ def test_a_module_says_its_source_and_its_letters(path: Path) -> None:
 def test_public_things_are_documented_and_re_exported(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     exported = (path.parent / "__init__.py").read_text(encoding="utf-8")
+    exported = re.sub(r"[(),\s]+", " ", exported)  # a long import is wrapped
     faults = []
     for node in tree.body:
         if isinstance(

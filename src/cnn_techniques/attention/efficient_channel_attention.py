@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 # --8<-- [start:module]
 def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
-    """The paper's k: the odd number nearest to (log2(C) + b) / gamma, the larger of two.
+    """The odd number nearest to (log2(C) + b) / gamma, of two the larger.
 
     Raises: ValueError for channels below 1 or gamma not above 0.
     """
@@ -31,7 +31,7 @@ class EfficientChannelAttention(nn.Module):
 
     Args:
         channels: C, number of input channels; the output has the same number.
-        kernel_size: k, odd; None: the paper's, which grows with C.
+        kernel_size: k, odd; None: `eca_kernel_size(channels)`, the paper's.
 
     Shape: (N, C, H, W) -> (N, C, H, W), for any H and W.
     Parameters: k weights.
@@ -52,7 +52,7 @@ class EfficientChannelAttention(nn.Module):
             wanted = f"(N, {self.channels}, H, W)"
             raise ValueError(f"expected {wanted}, got {tuple(x.shape)}")
         y = x.mean(dim=(2, 3))  # (N, C)
-        # The channels are the places of a signal that has one channel itself.
+        # A signal of one channel and C places.
         w = torch.sigmoid(self.conv(y.unsqueeze(1)))  # (N, 1, C)
         return x * w.transpose(1, 2).unsqueeze(3)  # (N, C, H, W)
 
