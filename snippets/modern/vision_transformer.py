@@ -1,6 +1,14 @@
-import torch
-from torch import nn
+# What the two modules of the page's block import, once.
+# --8<-- [start:imports]
+from collections import OrderedDict
+from collections.abc import Callable
+from math import isqrt
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# --8<-- [end:imports]
 from cnn_techniques.modern import VisionTransformer
 
 # --8<-- [start:usage]

@@ -126,8 +126,8 @@ def test_gradients_reach_every_parameter_that_has_an_effect() -> None:
         assert size < 1e-12 if name == "w_k.bias" else size > 1e-6, name
 
 
-@pytest.mark.parametrize(("channels", "squeezed"), [(0, 4), (32, 0), (32, -1)])
-def test_refuses_widths_below_one(channels: int, squeezed: int) -> None:
+@pytest.mark.parametrize(("channels", "squeezed"), [(0, 4), (32, 0), (32, 1)])
+def test_refuses_widths_that_are_too_small(channels: int, squeezed: int) -> None:
     with pytest.raises(ValueError, match=f"squeeze_channels={squeezed}"):
         GlobalContext(channels, squeezed)
 
@@ -167,6 +167,31 @@ def test_cost_beside_the_network_it_is_put_into(evidence) -> None:
         row["more_params"] = row["params"] / base["params"] - 1
         row["more_macs"] = row["macs"] / base["macs"] - 1
     evidence.computed("cost", rows)
+
+
+def test_cost_of_the_blocks_where_the_published_networks_have_them(evidence) -> None:
+    def in_last_stages(reduction: int) -> ResNet:
+        def make(channels: int) -> nn.Module:
+            late = channels > 256  # the first stage, c2, has none
+            return (
+                GlobalContext(channels, channels // reduction)
+                if late
+                else nn.Identity()
+            )
+
+        return ResNet(Bottleneck, (3, 4, 6, 3), attention=make)
+
+    networks = {
+        "resnet50": ("ResNet-50", resnet50),
+        "gc_16": ("+ GC, r = 16", lambda: in_last_stages(16)),
+        "gc_4": ("+ GC, r = 4", lambda: in_last_stages(4)),
+    }
+    rows = {}
+    for key, (name, make) in networks.items():
+        with torch.device("meta"):
+            params = sum(p.numel() for p in make().parameters())
+        rows[key] = {"name": name, "params": params}
+    evidence.computed("detection", rows)
 
 
 # ---------------------------------------------------------------- the bench

@@ -1,6 +1,9 @@
 """Multi-head attention is torch's, whole and in each head, and does what the paper's equations say."""
 
+import re
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch.nn import functional as F
 from cnn_lab import bench
 from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_baseline
 from cnn_site.equivalence import compare, difference
+from cnn_site.figures import check
 from cnn_techniques.attention import (
     MultiHeadAttention,
     SelfAttention2d,
@@ -354,6 +358,49 @@ def test_cost_of_one_block_beside_a_convolution_by_the_size_of_the_map(
             "weights_mb": 4 * 4 * side**4 / 1e6,  # 4 heads, 4 bytes
         }
     evidence.computed("by_size", rows)
+
+
+def test_the_number_of_heads_changes_neither_parameters_nor_macs(evidence) -> None:
+    rows = {}
+    for heads in (1, 4, 8, 16, 32):
+        with torch.device("meta"):
+            cost = model_cost(MultiHeadAttention(512, heads), torch.empty(1, 196, 512))
+        rows[f"h_{heads}"] = {
+            "name": f"h = {heads}",
+            "width": 512 // heads,
+            "params": cost.params,
+            "macs": cost.macs,
+            "weights": heads * 196**2,
+        }
+    assert len({(row["params"], row["macs"]) for row in rows.values()}) == 1
+    evidence.computed("heads", rows)
+
+
+class Apart(nn.Module):
+    """Queries, keys and values as three inputs, without a mask: what the figure shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(512, 8)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.attention(q, k, v)
+
+
+def test_the_figure_draws_what_the_module_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Path(__file__).parents[2]
+    source /= "snippets/attention/figures/multi_head_attention.py"
+    monkeypatch.setitem(check.CALLS, F.linear, "Linear 512→512")
+    monkeypatch.setitem(check.WORDS, "divided by √64", "truediv")
+    shown, boxes = check.drawn(runpy.run_path(str(source))["figure"])
+    real, _ = check.computed(Apart())
+    # The trace shows the weights and the width of a head too.
+    real = re.sub(r"chunk\(attention\.in_proj_\w+\) ; ", "", real)
+    real = re.sub(r" ; pow\(Linear 512→512\(x\)\)", "", real)
+    assert shown == real
+    assert boxes["Linear 512→512"] == 4
 
 
 # ---------------------------------------------------------------- the bench

@@ -187,6 +187,22 @@ def test_subsampling_quarters_the_products_and_leaves_the_convolutions() -> None
     assert quarter == convolutions + products // 4
 
 
+def test_the_weights_of_one_image_grow_with_the_square_of_its_places(evidence) -> None:
+    rows = {}
+    for side in (56, 28, 14):
+        with torch.device("meta"):
+            block, x = NonLocal(4, 1).eval(), torch.empty(1, 4, side, side)
+            convolutions = 4 * 4 * side**2
+            entries = (model_cost(block, x).macs - convolutions) // 2  # D = 1
+        assert entries == side**4
+        rows[f"side_{side}"] = {
+            "name": f"{side} × {side}",
+            "entries": entries,
+            "mb": 4 * entries / 1e6,  # float32
+        }
+    evidence.computed("weights", rows)
+
+
 # ---------------------------------------------------------------- the bench
 
 

@@ -40,6 +40,7 @@ WORDS = {  # what a figure writes -> what the trace says
     "Split": "chunk",
     "+": "add",
     "×": "mul",
+    "Matrix product": "matmul",
     "softmax": "Softmax",
     "Layer scale": "mul",
     "GRN": "GlobalResponseNorm",

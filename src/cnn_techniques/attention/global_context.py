@@ -1,7 +1,7 @@
 """Global context: one attention map for all places, and its result added to each.
 
 Source: Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and
-Beyond", ICCV Workshops 2019, arXiv:1904.11492, section 3.4.
+Beyond", ICCV Workshops 2019, arXiv:1904.11492 (the global context block).
 Legend: N images, C channels, H x W pixels, R = C / r squeeze channels.
 """
 
@@ -20,17 +20,19 @@ class GlobalContext(nn.Module):
 
     Args:
         channels: C, number of input channels; the output has the same number.
-        squeeze_channels: R, width of the bottleneck (paper: C // 16).
+        squeeze_channels: R, width of the bottleneck (published networks: C // 16 or
+            C // 4), at least 2: a norm over one entry is the same for every input.
 
     Shape: (N, C, H, W) -> (N, C, H, W), for any H and W.
     Parameters: 2 * C * R + C weights, R + C + 1 biases, 2 * R of the norm.
-    Raises: ValueError for a width below 1, or an input of another shape.
+    Raises: ValueError for widths too small, or an input of another shape.
     """
 
     def __init__(self, channels: int, squeeze_channels: int) -> None:
         super().__init__()
-        if channels < 1 or squeeze_channels < 1:
-            raise ValueError(f"widths below 1: {channels=}, {squeeze_channels=}")
+        if channels < 1 or squeeze_channels < 2:
+            told = f"{channels=}, {squeeze_channels=}"
+            raise ValueError(f"expected widths of at least 1 and 2, got {told}")
         self.w_k = nn.Conv2d(channels, 1, 1)
         self.w_v1 = nn.Conv2d(channels, squeeze_channels, 1)
         self.norm = nn.LayerNorm(squeeze_channels)

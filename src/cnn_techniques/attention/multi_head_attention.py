@@ -101,7 +101,7 @@ class MultiHeadAttention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(N, L, D) -> (N, h, L, D/h): a head is a slice of the last dimension."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
 
 # --8<-- [end:module]
