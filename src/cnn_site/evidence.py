@@ -290,22 +290,30 @@ def may_name(test: str, texts: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
     """(section, pattern of keys) that a test may write, read from its code: it need not run.
 
     Args:
-        test: "path::name". Where it computes a key, that may be any text of the proof file that it reaches.
-        texts: of its parameters.
+        test: "path::name". A key that it computes may be any text that it reaches in the proof file, but for those
+            beside a key.
+        texts: of its parameters, which such a key may be too.
     """
     units = fingerprint.reached(test, [])
-    for unit in units:
-        for call in ast.walk(unit.node):
-            if not isinstance(call, ast.Call) or not call.args:
-                continue
-            section = WRITES.get(getattr(call.func, "attr", ""), "")
-            if section and isinstance(call.args[0], ast.Constant):
-                yield section, re.escape(str(call.args[0].value))
-            elif section:
-                own = [u.node for u in units if u.file is units[0].file]
-                patterns = [_pattern(n) for node in own for n in ast.walk(node)]
-                for pattern in filter(None, [*patterns, *map(re.escape, texts)]):
-                    yield section, pattern
+    inside = [n for unit in units for n in ast.walk(unit.node)]
+    own = [n for u in units if u.file is units[0].file for n in ast.walk(u.node)]
+    writes = {
+        call: WRITES[call.func.attr]
+        for call in inside
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in WRITES
+        and call.args
+    }
+    beside = {
+        n for c in writes for a in [*c.args[1:], *c.keywords] for n in ast.walk(a)
+    }
+    texts = [*map(re.escape, texts), *(_pattern(n) for n in own if n not in beside)]
+    for call, section in writes.items():
+        if isinstance(call.args[0], ast.Constant):
+            yield section, re.escape(str(call.args[0].value))
+        else:
+            yield from ((section, text) for text in texts if text)
 
 
 def _pattern(node: ast.AST) -> str:
