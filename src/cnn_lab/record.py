@@ -1,16 +1,8 @@
-"""Results worth printing: several seeds, an interval, and what they were made with.
+"""Results worth printing: several seeds, an interval, and what they were made with."""
 
-`VERSION` is raised by hand when anything on this floor computes something else than
-before: measured records are then stale.
-"""
-
-import ast
-import hashlib
-import inspect
 import json
 import math
 import platform
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +11,8 @@ from typing import Any
 
 import torch
 
-VERSION = 1
+from .fingerprint import fingerprint_of
+
 Json = dict[str, Any]
 
 
@@ -90,22 +83,23 @@ def repeat(
     Calls `run(**arguments, seed=seed)`; returns for each arm its results in the order
     of the seeds. Seeds are the outer loop, so that after a stop all arms have got
     equally far. A finished result is a line of JSON in `cache` and is not made again.
-    Its key holds the arguments, the seed, `VERSION`, and the source of `run`, of what
-    it uses of its own module, and of the technique modules these name: a result of
-    other code is not taken for this one's.
+    Its key holds the arguments, the seed, and the fingerprint of `run`: a result of other
+    code is not taken for this one's.
 
     Args:
         run: returns what JSON can hold.
         arms: name -> keyword arguments of `run` that JSON can hold.
+
+    Raises: ValueError for a `run` whose code cannot be followed: one that is written in
+        no file, or holds in a closure what JSON cannot.
     """
-    seeds, code = list(seeds), _code(run)
+    seeds = list(seeds)
+    codes = {arm: fingerprint_of(run, arguments) for arm, arguments in arms.items()}
     done = dict(_lines(cache))
     results: dict[str, list[Json]] = {arm: [] for arm in arms}
     for seed in seeds:
         for arm, arguments in arms.items():
-            key = json.dumps(
-                {"arguments": arguments, "seed": seed, "code": code}, sort_keys=True
-            )
+            key = json.dumps({"code": codes[arm], "seed": seed})
             if key not in done:
                 # Through JSON, so that a fresh result and one read back are the same.
                 done[key] = json.loads(json.dumps(run(**arguments, seed=seed)))
@@ -128,41 +122,6 @@ def _lines(cache: Path) -> Iterator[tuple[str, Json]]:
         except json.JSONDecodeError:
             continue
         yield entry["key"], entry["result"]
-
-
-def _code(run: Callable[..., Json]) -> str:
-    """A hash of `run`, its helpers in the same module, and the techniques they name."""
-    todo: list[Any] = [run]
-    found: dict[str, str] = {}
-    while todo:
-        thing = todo.pop()
-        name = f"{thing.__module__}.{thing.__qualname__}"
-        if name in found:
-            continue
-        techniques = thing.__module__.startswith("cnn_techniques")
-        found[name] = _tree(inspect.getmodule(thing) if techniques else thing)
-        if inspect.isfunction(thing) and not techniques:
-            used = [thing.__globals__.get(n) for n in thing.__code__.co_names]
-            todo += [u for u in used if inspect.isfunction(u) or inspect.isclass(u)]
-            todo = [
-                u
-                for u in todo
-                if u.__module__ == run.__module__
-                or u.__module__.startswith("cnn_techniques")
-            ]
-    text = json.dumps([VERSION, sorted(found.items())])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _tree(thing: Any) -> str:
-    """The syntax tree without docstrings: a word does not make a result another one."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-    for node in ast.walk(tree):
-        if isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef
-        ) and ast.get_docstring(node):
-            node.body = node.body[1:]
-    return ast.dump(tree)
 
 
 def _version(package: str) -> str | None:

@@ -35,6 +35,7 @@ class Comparison:
     dtype: str
     shape: list[int]
     modes: list[str]
+    bounds: dict[str, float]  # of output, gradient, buffers, as far as compared
 
 
 class _Pass(NamedTuple):
@@ -141,6 +142,9 @@ def compare(
         dtype=str(dtype).removeprefix("torch."),
         shape=shape,
         modes=modes,
+        bounds=_bounds(
+            bound, gradients, train and any(True for _ in reference.buffers())
+        ),
     )
 
 
@@ -179,8 +183,21 @@ def difference(
         floats[0] if floats else next(iter(expected.values())).dtype
     ).removeprefix("torch.")
     return Comparison(
-        None, None, output, gradient, None, dtype, list(shape), list(modes)
+        None,
+        None,
+        output,
+        gradient,
+        None,
+        dtype,
+        list(shape),
+        list(modes),
+        bounds=_bounds(bound, gradient is not None, False),
     )
+
+
+def _bounds(output: float, gradient: bool, buffers: bool) -> dict[str, float]:
+    of = {"gradient": GRADIENT_BOUND} if gradient else {}
+    return {"output": output, **of, **({"buffers": OUTPUT_BOUND} if buffers else {})}
 
 
 # ---------------------------------------------------------------- before the comparison

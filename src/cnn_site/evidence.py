@@ -5,15 +5,17 @@ differs; a measured difference is held against its bound; dates, seconds and ver
 """
 
 import ast
-import hashlib
+import copy
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cnn_lab import fingerprint
 
 from . import ROOT, snake
 
@@ -33,6 +35,13 @@ PACKAGES = {
     )
 }
 FOLDER = ROOT / "docs" / "evidence"
+# What a proof calls on its evidence, and the section of the record that this writes.
+WRITES = {
+    "computed": "computed",
+    "equivalent": "equivalence",
+    "approximated": "approximation",
+    "measured": "measured",
+}
 Json = dict[str, Any]
 
 
@@ -41,11 +50,11 @@ class StaleRecord(AssertionError):
 
 
 def load(slug: str, folder: Path = FOLDER) -> Json:
-    """The record of a technique, or an empty one; ValueError for a record of another schema version."""
+    """The record of a technique, or an empty one, to be read only; ValueError for a record of another schema version."""
     path = folder / f"{slug}.json"
     if not path.exists():
         return {"schema": SCHEMA, "technique": slug}
-    record: Json = json.loads(path.read_text(encoding="utf-8"))
+    record = _read(path, path.stat().st_mtime_ns)
     if record.get("schema") != SCHEMA:
         raise ValueError(
             f"{path}: schema {record.get('schema')!r}, but this version reads {SCHEMA}; "
@@ -54,17 +63,32 @@ def load(slug: str, folder: Path = FOLDER) -> Json:
     return record
 
 
+@cache
+def _read(path: Path, written: int) -> Json:
+    record: Json = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
 def save(record: Json, folder: Path = FOLDER) -> None:
     path = folder / f"{record['technique']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=False)
-    path.write_text(_one_line_lists(text) + "\n", encoding="utf-8")
+    path.write_text(_laid_out(record) + "\n", encoding="utf-8")
+    _read.cache_clear()  # two writes may share a time
 
 
-def _one_line_lists(text: str) -> str:
-    """Lists of plain values on one line: a diff shows what changed, not a column of commas."""
-    plain = re.compile(r"\[\s*((?:[^\[\]{}\"]|\"(?:[^\"\\]|\\.)*\")*?)\s*\]")
-    return plain.sub(lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text)
+def _laid_out(value: Any, indent: str = "\n") -> str:
+    """JSON with a list of plain values on one line: a diff shows what changed, not a column of commas."""
+    deeper = indent + " "
+    if isinstance(value, dict) and value:
+        rows = [
+            f"{json.dumps(k, ensure_ascii=False)}: {_laid_out(v, deeper)}"
+            for k, v in value.items()
+        ]
+        return "{" + deeper + f",{deeper}".join(rows) + indent + "}"
+    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        rows = [_laid_out(v, deeper) for v in value]
+        return "[" + deeper + f",{deeper}".join(rows) + indent + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def proof(slug: str) -> str:
@@ -109,10 +133,20 @@ class Evidence:
     Args:
         slug: the technique, as `attention/squeeze-and-excitation`.
         update: write what is stale instead of refusing it.
+        test: the test that asks, "path::name": made by it is what a closure measures.
+        named: here it notes what it writes or holds, as (section, key).
     """
 
-    def __init__(self, slug: str, update: bool = False, folder: Path = FOLDER) -> None:
-        self.slug, self.update, self.folder = slug, update, folder
+    def __init__(
+        self,
+        slug: str,
+        update: bool = False,
+        folder: Path = FOLDER,
+        test: str = "",
+        named: set[tuple[str, str]] | None = None,
+    ) -> None:
+        self.slug, self.update, self.folder, self.test = slug, update, folder, test
+        self.named = set() if named is None else named
 
     @cached_property
     def command(self) -> str:
@@ -145,20 +179,25 @@ class Evidence:
         )
 
     def measured(self, name: str, *, arguments: Json, run: Callable[..., Json]) -> Json:
-        """A costly result: runs `run(**arguments)` and writes it with date, versions, hardware and the hash of its code."""
+        """A costly result: runs `run(**arguments)` and writes it with date, versions, hardware and its fingerprint."""
         from cnn_lab.record import environment
 
         if not self.update:
             raise StaleRecord(
                 f"measured results are made on purpose: {self.command} -m record"
             )
-        made_by = f"{Path(run.__code__.co_filename).resolve().relative_to(ROOT)}::{run.__name__}"
+        self.named.add(("measured", name))
+        held = getattr(run, "__closure__", None) or not hasattr(run, "__code__")
+        made_by = self.test if held and self.test else fingerprint.made_by(run)
+        arguments = _plain(arguments)
+        # Before the run: who edits the code meanwhile has a stale result.
+        code = fingerprint.fingerprint(made_by, arguments)
         result = _plain(run(**arguments))
-        record = load(self.slug, self.folder)
+        record = copy.deepcopy(load(self.slug, self.folder))
         record.setdefault("measured", {})[name] = {
             "made_by": made_by,
-            "hash": measured_hash(made_by, _plain(arguments)),
-            "arguments": _plain(arguments),
+            "hash": code,
+            "arguments": arguments,
             "environment": environment(),
             "result": result,
         }
@@ -194,6 +233,7 @@ class Evidence:
         compared: Callable[[Any], Any] = lambda value: value,
         stamp: str = "",
     ) -> None:
+        self.named.add((section, key))
         record = load(self.slug, self.folder)
         old = record.get(section, {}).get(key) if key else record.get(section)
         stale = (
@@ -220,6 +260,7 @@ class Evidence:
                 "date": now["date"],
                 "torch": now["torch"],
             }
+        record = copy.deepcopy(record)
         if key:
             record.setdefault(section, {})[key] = new
         else:
@@ -242,24 +283,83 @@ def _plain(value: Any) -> Any:
     )
 
 
-# --- the hash of a measured result -----------------------------------------------------------------------------------
+# --- what no longer has a proof ---------------------------------------------------------------------------------------
 
 
-def measured_hash(made_by: str, arguments: Json, root: Path = ROOT) -> str:
-    """Of the function that measured, the floor-1 modules it imports, floor 2's version and the arguments.
+def may_name(test: str, texts: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+    """(section, pattern of keys) that a test may write, read from its code: it need not run.
 
-    Syntax trees without docstrings, comments and guards (`if ...: raise`), so that neither a word nor a better error
-    message makes a result of hours stale. Nothing is run.
+    Args:
+        test: "path::name". A key that it computes may be any text that it reaches in the proof file, but for those
+            beside a key.
+        texts: of its parameters, which such a key may be too.
     """
-    path, function = made_by.split("::")
-    tree = ast.parse((root / path).read_text(encoding="utf-8"))
-    parts = [_bare(node) for node in _reached(tree, function, path)]
-    parts += [
-        _bare(ast.parse(f.read_text(encoding="utf-8")))
-        for f in sorted(_modules(tree, function, path, root))
+    units = fingerprint.reached(test, [])
+    inside = [n for unit in units for n in ast.walk(unit.node)]
+    own = [n for u in units if u.file is units[0].file for n in ast.walk(u.node)]
+    writes = {
+        call: WRITES[call.func.attr]
+        for call in inside
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in WRITES
+        and call.args
+    }
+    beside = {
+        n for c in writes for a in [*c.args[1:], *c.keywords] for n in ast.walk(a)
+    }
+    texts = [*map(re.escape, texts), *(_pattern(n) for n in own if n not in beside)]
+    for call, section in writes.items():
+        if isinstance(call.args[0], ast.Constant):
+            yield section, re.escape(str(call.args[0].value))
+        else:
+            yield from ((section, text) for text in texts if text)
+
+
+def _pattern(node: ast.AST) -> str:
+    """What a text, an f-string or one for `format` can become; empty for anything else."""
+    if isinstance(node, ast.JoinedStr):
+        pattern = "".join(_pattern(n) or ".*" for n in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        pattern = re.sub(r"\\{.*?\\}", ".*", re.escape(node.value))
+    else:
+        return ""
+    return pattern if re.search(r"\w", pattern) else ""
+
+
+def drop_orphans(
+    slug: str,
+    names: Iterable[tuple[str, str]],
+    update: bool = False,
+    folder: Path = FOLDER,
+) -> None:
+    """Delete from a record what no test names, or refuse it.
+
+    Args:
+        names: (section, pattern of keys) of all tests of the proof file.
+
+    Raises: StaleRecord for what is in the record only, without `update`.
+    """
+    record, names = load(slug, folder), list(names)
+    orphans = [
+        (section, key)
+        for section in WRITES.values()
+        for key in record.get(section, {})
+        if not any(s == section and re.fullmatch(p, key) for s, p in names)
     ]
-    parts += [_lab_version(root), json.dumps(arguments, sort_keys=True)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    if orphans and not update:
+        raise StaleRecord(
+            f"docs/evidence/{slug}.json: record only: {'; '.join(map(' '.join, orphans))}: no test of {proof(slug)} "
+            f"names it; to delete it: pytest --update-evidence {proof(slug)}"
+        )
+    if orphans:
+        record = copy.deepcopy(record)
+        for section, key in orphans:
+            del record[section][key]
+        save({k: v for k, v in record.items() if v != {}}, folder)
+
+
+# --- what other code measured -----------------------------------------------------------------------------------------
 
 
 def stale_measurements(
@@ -269,7 +369,7 @@ def stale_measurements(
     stale = []
     for name, entry in load(slug, folder).get("measured", {}).items():
         try:
-            now = measured_hash(entry["made_by"], entry["arguments"], root)
+            now = fingerprint.fingerprint(entry["made_by"], entry["arguments"], root)
         except (OSError, LookupError) as error:
             now = f"not to be had ({error})"
         if now != entry["hash"]:
@@ -278,118 +378,3 @@ def stale_measurements(
                 f"make it again: pytest --update-evidence -m record {entry['made_by'].split('::')[0]}"
             )
     return stale
-
-
-class _Guards(ast.NodeTransformer):
-    """Takes out what only refuses bad input: a run that came to its end met none of it."""
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        self.generic_visit(node)
-        refuses = isinstance(node.body[-1], ast.Raise)
-        words = all(isinstance(n, ast.Assign) for n in node.body[:-1])
-        return None if refuses and words and not node.orelse else node
-
-
-def _bare(tree: ast.AST) -> str:
-    for node in ast.walk(tree):
-        if isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ) and ast.get_docstring(node):
-            node.body = node.body[1:]
-    return _form(_Guards().visit(tree))
-
-
-def _form(value: Any) -> str:
-    """A syntax tree as text that is the same in every version of Python (`ast.dump` is not)."""
-    if isinstance(value, ast.Constant):
-        return f"Constant({value.value!r})"
-    if isinstance(value, ast.AST):
-        fields = [
-            f"{k}={_form(v)}" for k, v in ast.iter_fields(value) if v not in (None, [])
-        ]
-        return f"{type(value).__name__}({', '.join(fields)})"
-    if isinstance(value, list):
-        return f"[{', '.join(_form(v) for v in value)}]"
-    return repr(value)
-
-
-def _reached(tree: ast.Module, function: str, path: str) -> list[ast.stmt]:
-    """The function and what it uses of its own file, in the order of the file."""
-    top = {name: node for node in tree.body for name in _defined(node)}
-    if function not in top:
-        raise LookupError(f"{path} has no {function}")
-    todo, seen = [function], set()
-    while todo:
-        name = todo.pop()
-        if name in top and name not in seen:
-            seen.add(name)
-            todo += [n.id for n in ast.walk(top[name]) if isinstance(n, ast.Name)]
-    return [node for node in tree.body if seen & set(_defined(node))]
-
-
-def _defined(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    if isinstance(node, ast.Assign):
-        return [t.id for t in node.targets if isinstance(t, ast.Name)]
-    return []
-
-
-def _modules(tree: ast.Module, function: str, path: str, root: Path) -> set[Path]:
-    """Files of floor 1 that the function imports, and those that these import."""
-    used = {
-        n.id
-        for node in _reached(tree, function, path)
-        for n in ast.walk(node)
-        if isinstance(n, ast.Name)
-    }
-    found: set[Path] = set()
-    inside = [
-        n
-        for node in _reached(tree, function, path)
-        for n in ast.walk(node)
-        if isinstance(n, ast.ImportFrom)
-    ]
-    todo = [
-        (n, a.name)
-        for n in tree.body
-        if isinstance(n, ast.ImportFrom)
-        for a in n.names
-        if (a.asname or a.name) in used
-    ]
-    todo += [(n, a.name) for n in inside for a in n.names]
-    for node, name in todo:
-        found |= _files(node.module or "", name, root / "src")
-    return found
-
-
-def _files(module: str, name: str, src: Path) -> set[Path]:
-    """The file of floor 1 in which `from module import name` finds the name, and the files it imports in turn."""
-    if not module.startswith("cnn_techniques"):
-        return set()
-    path = src / module.replace(".", "/")
-    if path.is_dir():
-        if (path / f"{name}.py").exists():
-            return _files(f"{module}.{name}", "", src)
-        for node in ast.parse((path / "__init__.py").read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom) and any(
-                (a.asname or a.name) == name for a in node.names
-            ):
-                return _files(f"{module}.{node.module}", name, src)
-        return set()
-    file = path.with_suffix(".py")
-    found = {file}
-    for inner in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(inner, ast.ImportFrom):
-            for alias in inner.names:
-                found |= _files(inner.module or "", alias.name, src)
-    return found
-
-
-def _lab_version(root: Path) -> str:
-    for node in ast.parse(
-        (root / "src/cnn_lab/record.py").read_text(encoding="utf-8")
-    ).body:
-        if isinstance(node, ast.Assign) and _defined(node) == ["VERSION"]:
-            return _form(node.value)
-    raise LookupError("src/cnn_lab/record.py has no VERSION")

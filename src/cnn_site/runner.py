@@ -32,7 +32,7 @@ from pytest_markdown_docs._runners import DefaultRunner, register_runner
 from pytest_markdown_docs.plugin import MarkdownInlinePythonItem, MarkdownTextFile
 
 from . import CATEGORIES, ROOT
-from .evidence import Evidence
+from .evidence import Evidence, drop_orphans, may_name
 from .fences import Block, page_blocks, parser, runnable
 
 OURS = ("cnn_techniques", "cnn_lab", "cnn_site")
@@ -40,6 +40,8 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 # Of what a command's training prints: another processor adds up in another order.
 TRAINED = 0.05
 RAN = pytest.StashKey[dict[Path, dict[int, float]]]()
+# Of each proof file: test -> the texts in its parameters, deselected tests too.
+TESTS = pytest.StashKey[dict[Path, dict[str, set[str]]]]()
 
 
 class FenceError(Exception):
@@ -64,7 +66,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RAN] = {}
+    config.stash[RAN], config.stash[TESTS] = {}, {}
+    if config.getoption("--update-evidence") and (
+        config.getoption("numprocesses", None) or hasattr(config, "workerinput")
+    ):
+        raise pytest.UsageError(
+            "--update-evidence with -n: two processes would write one record; leave out -n"
+        )
     device = config.getoption("--device")
     if device != "cpu":
         import torch
@@ -95,16 +103,49 @@ def page_slug(path: Path) -> str | None:
 # --- proof files ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def evidence(request: pytest.FixtureRequest) -> Evidence:
-    """The record of the technique, or of the part of the lab, whose proof file asks for it."""
-    path = request.path.relative_to(ROOT)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "evidence" in getattr(item, "fixturenames", ()):
+        test = item.nodeid.split("::")[1].split("[")[0]
+        tests = item.config.stash[TESTS].setdefault(item.path, {})
+        call = getattr(item, "callspec", None)
+        given = [call.id, *call.params.values()] if call else []
+        tests.setdefault(test, set()).update(v for v in given if isinstance(v, str))
+
+
+def record_of(path: Path) -> str:
+    """The technique, or the part of the lab, that a proof file is of."""
+    path = path.relative_to(ROOT)
     if path.parts[0] != "tests" or path.parts[1] not in (*CATEGORIES, "lab"):
         raise ValueError(
             f"{path}: only tests/<category>/test_<slug>.py and tests/lab have records"
         )
-    slug = f"{path.parts[1]}/{path.stem.removeprefix('test_').replace('_', '-')}"
-    return Evidence(slug, update=request.config.getoption("--update-evidence"))
+    return f"{path.parts[1]}/{path.stem.removeprefix('test_').replace('_', '-')}"
+
+
+@pytest.fixture(scope="module")
+def _named(request: pytest.FixtureRequest) -> Iterator[set[tuple[str, str]]]:
+    """What the tests of a file named in the record; what none of them can name is refused when the last has run."""
+    named: set[tuple[str, str]] = set()
+    yield named
+    config, path = request.config, request.path
+    some = config.option.keyword or config.getoption("lf", False)
+    if some or any("::" in argument for argument in config.args):
+        return  # not all tests of the file are known
+    names = {(section, re.escape(key)) for section, key in named}
+    for test, texts in config.stash[TESTS][path].items():
+        names |= set(may_name(f"{path.relative_to(ROOT)}::{test}", texts))
+    drop_orphans(record_of(path), names, config.getoption("--update-evidence"))
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest, _named: set[tuple[str, str]]) -> Evidence:
+    """The record of the technique, or of the part of the lab, whose proof file asks for it."""
+    slug, update = (
+        record_of(request.path),
+        request.config.getoption("--update-evidence"),
+    )
+    test = "::".join(request.node.nodeid.split("[")[0].split("::")[:2])
+    return Evidence(slug, update, test=test, named=_named)
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
+import importlib.util
 import json
+import os
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -127,9 +130,7 @@ def test_a_run_that_was_stopped_goes_on_even_after_half_a_line(tmp_path: Path) -
     assert CALLS == []
 
 
-def test_results_of_other_code_or_arguments_are_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_of_other_code_or_arguments_are_not_taken(tmp_path: Path) -> None:
     cache = tmp_path / "runs.jsonl"
     repeat(run, {"a": {"value": 1.0}}, seeds=[0], cache=cache)
     assert repeat(other, {"a": {"value": 1.0}}, seeds=[0], cache=cache)["a"] == [
@@ -138,26 +139,59 @@ def test_results_of_other_code_or_arguments_are_not_taken(
     CALLS.clear()
     repeat(run, {"a": {"value": 2.0}}, seeds=[0], cache=cache)
     assert CALLS == [(2.0, 0)]
-    monkeypatch.setattr("cnn_lab.record.VERSION", -1)
-    CALLS.clear()
-    repeat(run, {"a": {"value": 1.0}}, seeds=[0], cache=cache)
-    assert CALLS == [(1.0, 0)]
 
 
+MODULE = """
+def double(value):
+    return 2 * value
+
+
+class Network:
+    slope = 1
+
+    def __call__(self, value):
+        return self.slope * value
+
+
+def run(value, seed):
+    def loss(x):
+        return double(x)
+
+    return {"score": loss(Network()(value)) + seed}
+"""
+
+
+def imported(path: Path, text: str) -> ModuleType:
+    """The module that `text` is, as a process sees it that starts now."""
+    path.write_text(text)
+    os.utime(path, ns=(0, len(imports)))  # two writes may share a time
+    imports.append(path)
+    spec = importlib.util.spec_from_file_location(f"planted_{len(imports)}", path)
+    module = importlib.util.module_from_spec(spec)
+    exec(compile(text, str(path), "exec"), vars(module))
+    return module
+
+
+imports: list[Path] = []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "score"),
+    [
+        ("2 * value", "3 * value", 3.0),  # used in a closure only
+        ("slope = 1", "slope = 5", 10.0),  # of a class
+        ("return double", "# a comment\n        return double", 2.0),
+    ],
+)
 def test_a_helper_that_changes_makes_the_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, old: str, new: str, score: float
 ) -> None:
-    cache = tmp_path / "runs.jsonl"
-    repeat(run, {"a": {"value": 1.0}}, seeds=[0], cache=cache)
-
-    def thrice(value: float) -> float:
-        return 3 * value
-
-    monkeypatch.setitem(globals(), "double", thrice)
-    assert (
-        repeat(run, {"a": {"value": 1.0}}, seeds=[0], cache=cache)["a"][0]["score"]
-        == 3.0
-    )
+    cache, arms = tmp_path / "runs.jsonl", {"a": {"value": 1.0}}
+    first = imported(tmp_path / "proof.py", MODULE)
+    assert repeat(first.run, arms, seeds=[0], cache=cache)["a"] == [{"score": 2.0}]
+    second = imported(tmp_path / "proof.py", MODULE.replace(old, new))
+    assert repeat(second.run, arms, seeds=[0], cache=cache)["a"] == [{"score": score}]
+    assert cache.read_text().count('"arm"') == (1 if score == 2.0 else 2)
 
 
 def test_the_environment_says_what_a_reader_needs() -> None:

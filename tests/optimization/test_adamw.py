@@ -368,8 +368,8 @@ def digits_with(
             evaluate=lambda net: {"accuracy": accuracy(net, *test)},
             seed=seed,
         )
-    except FloatingPointError:  # it diverged: what is left is a guess
-        return {"accuracy": [0.1] * epochs, "loss": [math.log(10)] * epochs}
+    except FloatingPointError:  # the loss was not finite
+        return {"diverged": True}
     return {
         "accuracy": [row["accuracy"] for row in history],
         "loss": [row["loss"] for row in history],
@@ -390,27 +390,32 @@ def adamw_against_sgd(
         range(seeds),
         Path(__file__).parents[2] / ".cache/record/adamw.jsonl",
     )
-    last = {arm: [run["accuracy"][-1] for run in runs] for arm, runs in results.items()}
-    loss = {arm: [run["loss"][-1] for run in runs] for arm, runs in results.items()}
+    rows = {
+        arm: arm_of(runs, name=names[arm], **arms[arm]) for arm, runs in results.items()
+    }
     return {
-        "arms": {
-            arm: {
-                "name": names[arm],
-                **arms[arm],
-                "accuracy": {"values": last[arm], **interval(last[arm])},
-                "loss": {"values": loss[arm], **interval(loss[arm])},
-                "curve": [run["loss"] for run in results[arm]],
-            }
-            for arm in arms
-        },
+        "arms": rows,
         "paired": {
             arm: {
                 "name": f"{names[arm]} − {names[other]}",
-                **paired(last[arm], last[other]),
+                **paired(
+                    rows[arm]["accuracy"]["values"], rows[other]["accuracy"]["values"]
+                ),
             }
             for arm, other in pairs.items()
+            if "diverged" not in {**rows[arm], **rows[other]}
         },
     }
+
+
+def arm_of(runs: list[dict], **row: object) -> dict[str, object]:
+    """What the runs of an arm came to; nothing but that, where one of them diverged."""
+    if any("diverged" in run for run in runs):
+        return {**row, "diverged": True}
+    for quantity in ("accuracy", "loss"):
+        values = [run[quantity][-1] for run in runs]
+        row[quantity] = {"values": values, **interval(values)}
+    return {**row, "curve": [run["loss"] for run in runs]}
 
 
 @pytest.mark.record

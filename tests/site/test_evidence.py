@@ -1,17 +1,27 @@
 """A record is written by the check, says when it is stale, and is left alone when nothing changed."""
 
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
+from cnn_lab.fingerprint import fingerprint
+from cnn_site import ROOT, pages
+from cnn_site.directives import Page, render
+from cnn_site.directives.comparisons import _equivalence_row
 from cnn_site.equivalence import Comparison
 from cnn_site.evidence import (
     Evidence,
     StaleRecord,
     differences,
+    drop_orphans,
     load,
-    measured_hash,
+    may_name,
     save,
     stale_measurements,
 )
@@ -19,7 +29,15 @@ from cnn_site.evidence import (
 SLUG = "attention/made-up"
 ROWS = {"a": {"name": "A", "params": 10, "share": 0.25}}
 COMPARISON = Comparison(
-    10, 2, 1e-16, 2e-16, None, "float64", [2, 3, 5, 7], ["evaluation", "training"]
+    parameters=10,
+    tensors=2,
+    output=1e-16,
+    gradient=2e-16,
+    buffers=None,
+    dtype="float64",
+    shape=[2, 3, 5, 7],
+    modes=["evaluation", "training"],
+    bounds={"output": 1e-10, "gradient": 1e-8},
 )
 
 
@@ -84,9 +102,7 @@ def test_writing_twice_leaves_the_file_as_it_is(
     update.ran("cpu", blocks, [0.1], told)
     first = path.read_bytes()
     update.computed("cost", ROWS)
-    other = Comparison(
-        10, 2, 3e-16, 0.0, None, "float64", [2, 3, 5, 7], ["evaluation", "training"]
-    )
+    other = dataclasses.replace(COMPARISON, output=3e-16, gradient=0.0)
     update.equivalent("block", other, reference="torch.nn.Identity")
     update.ran("cpu", blocks, [0.2], later)
     assert path.read_bytes() == first
@@ -100,6 +116,39 @@ def test_a_comparison_is_stale_when_what_was_compared_changed(
         check.equivalent(
             "block", COMPARISON, reference="torch.nn.Identity", settings="eps=1e-3"
         )
+
+
+def test_a_comparison_held_to_another_bound_is_stale(
+    update: Evidence, check: Evidence
+) -> None:
+    update.equivalent("block", COMPARISON, reference="torch.nn.Identity")
+    looser = dataclasses.replace(COMPARISON, bounds={"output": 1e-6, "gradient": 1e-8})
+    with pytest.raises(StaleRecord, match=r"bounds\.output: the record says 1e-10"):
+        check.equivalent("block", looser, reference="torch.nn.Identity")
+
+
+def test_texts_are_written_as_they_are(update: Evidence, check: Evidence) -> None:
+    rows = {"a": {"name": 'crop [ 1, 2 ] of "x", {}', "shape": [1, 2], "of": [[1], []]}}
+    update.computed("cost", rows)
+    assert load(SLUG, check.folder)["computed"]["cost"] == rows
+    check.computed("cost", rows)
+
+
+def test_lists_of_plain_values_stand_on_one_line(tmp_path: Path) -> None:
+    save({"technique": SLUG, "a": [1, "é"], "b": [{"c": []}, [2]], "d": {}}, tmp_path)
+    assert (tmp_path / f"{SLUG}.json").read_text("utf-8") == (
+        f'{{\n "technique": "{SLUG}",\n "a": [1, "é"],\n "b": [\n  {{\n   "c": []\n  }},'
+        '\n  [2]\n ],\n "d": {}\n}\n'
+    )
+
+
+def test_a_record_is_read_again_when_it_was_written(
+    update: Evidence, check: Evidence
+) -> None:
+    for params in (10, 11, 12):
+        rows = {"a": {"params": params}}
+        update.computed("cost", rows)
+        check.computed("cost", rows)
 
 
 def test_a_record_of_another_schema_is_refused_with_its_cure(tmp_path: Path) -> None:
@@ -121,90 +170,206 @@ def test_measured_results_are_made_on_purpose(check: Evidence) -> None:
         check.measured("training", arguments={}, run=lambda: {})
 
 
-# --- the hash of measured results ---------------------------------------------------
-
-PROOF = '''
-from cnn_techniques.attention import Gate
+# --- measured results ---------------------------------------------------------------
 
 
-def helper():
-    return 1
+def measure(pixels: int) -> dict[str, int]:
+    return {"area": pixels**2}
 
 
-def other():
-    return 2
+def test_a_measured_result_is_written_with_the_fingerprint_of_its_code(
+    update: Evidence,
+) -> None:
+    assert update.measured("area", arguments={"pixels": 3}, run=measure) == {"area": 9}
+    entry = load(SLUG, update.folder)["measured"]["area"]
+    assert entry["made_by"] == "tests/site/test_evidence.py::measure"
+    assert entry["hash"] == fingerprint(entry["made_by"], {"pixels": 3})
+    assert entry["environment"]["processor"]
+    assert stale_measurements(SLUG, update.folder) == []
 
 
-def measure(seeds):
-    """How it is measured."""
-    if seeds < 1:
-        raise ValueError(f"no seeds: {seeds}")
-    return Gate(helper())  # a comment
-'''
-MODULE = '''"""Idea."""
-
-
-class Gate:
-    """A gate."""
-
-    value = 1
-'''
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    files = {
-        "tests/attention/test_gate.py": PROOF,
-        "src/cnn_techniques/attention/__init__.py": "from .gate import Gate as Gate\n",
-        "src/cnn_techniques/attention/gate.py": MODULE,
-        "src/cnn_lab/record.py": "VERSION = 1\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(dedent(text), encoding="utf-8")
-    return tmp_path
-
-
-def hashed(repository: Path, **arguments: int) -> str:
-    return measured_hash(
-        "tests/attention/test_gate.py::measure", arguments or {"seeds": 5}, repository
-    )
+def test_what_a_closure_measures_was_made_by_the_test_that_asks(tmp_path: Path) -> None:
+    pixels = 3
+    here = "tests/site/test_evidence.py::test_what_is_stale_names_its_cure"
+    asked = Evidence(SLUG, update=True, folder=tmp_path, test=here)
+    asked.measured("area", arguments={}, run=lambda: measure(pixels))
+    assert load(SLUG, tmp_path)["measured"]["area"]["made_by"] == here
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "stale"),
+    ("made_by", "told"),
     [
-        ("tests/attention/test_gate.py", "# a comment", "# another", False),
-        ("tests/attention/test_gate.py", "no seeds:", "need one seed:", False),
-        ("tests/attention/test_gate.py", "Gate(helper())", "Gate(2)", True),
-        ("tests/attention/test_gate.py", "How it is measured.", "Other words.", False),
-        ("tests/attention/test_gate.py", "return 2", "return 3", False),
-        ("tests/attention/test_gate.py", "return 1", "return 7", True),
-        ("src/cnn_techniques/attention/gate.py", "A gate.", "Another word.", False),
-        ("src/cnn_techniques/attention/gate.py", "value = 1", "value = 2", True),
-        ("src/cnn_lab/record.py", "VERSION = 1", "VERSION = 2", True),
+        ("tests/site/test_evidence.py::measure", "now it is [0-9a-f]{12}"),
+        ("tests/site/test_evidence.py::gone", "not to be had .*defines no gone"),
+        ("tests/site/test_lost.py::measure", "not to be had .*test_lost"),
     ],
 )
-def test_code_makes_a_result_stale_and_words_do_not(
-    repository: Path, file: str, old: str, new: str, stale: bool
-) -> None:
-    before = hashed(repository)
-    path = repository / file
-    path.write_text(
-        path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8"
-    )
-    assert (hashed(repository) != before) is stale
-
-
-def test_arguments_make_a_result_stale(repository: Path) -> None:
-    assert hashed(repository, seeds=5) != hashed(repository, seeds=6)
-
-
-def test_a_stale_result_names_the_command_that_makes_it_again(
-    repository: Path, tmp_path: Path
-) -> None:
-    made_by = "tests/attention/test_gate.py::measure"
+def test_what_is_stale_names_its_cure(tmp_path: Path, made_by: str, told: str) -> None:
     entry = {"made_by": made_by, "hash": "000000000000", "arguments": {}}
     save({"schema": 1, "technique": SLUG, "measured": {"training": entry}}, tmp_path)
-    (told,) = stale_measurements(SLUG, tmp_path, repository)
-    assert "pytest --update-evidence -m record tests/attention/test_gate.py" in told
+    (line,) = stale_measurements(SLUG, tmp_path)
+    cure = f"pytest --update-evidence -m record {made_by.split('::')[0]}"
+    assert cure in line
+    assert re.search(told, line)
+
+
+# --- what no test names -------------------------------------------------------------
+
+
+def one_key(evidence: Evidence) -> None:
+    evidence.computed("cost", {})
+
+
+def other_keys(evidence: Evidence, name: str, depth: int) -> None:
+    evidence.equivalent(name, COMPARISON, reference="torch")
+    evidence.equivalent(f"block {depth}", COMPARISON, reference="torch")
+    evidence.equivalent("wide{}".format(depth), COMPARISON, reference="torch")  # noqa: UP032
+    evidence.measured("speed", arguments={}, run=measure)
+
+
+def named(test: str, *texts: str) -> set[tuple[str, str]]:
+    return set(may_name(f"tests/site/test_evidence.py::{test}", texts))
+
+
+def test_the_keys_of_a_test_are_read_from_its_code_and_parameters() -> None:
+    assert named("one_key") == {("computed", "cost")}
+    keys = {key for section, key in named("other_keys", "a.b") if section != "measured"}
+    assert {r"a\.b", r"block\ .*", "wide.*"} <= keys
+    assert "torch" not in keys  # stands beside a key
+    assert ("measured", "speed") in named("other_keys")
+
+
+def test_what_no_test_names_is_refused_and_deleted_on_purpose(
+    update: Evidence, tmp_path: Path
+) -> None:
+    for name in ("torch", "block 2", "wide 3", "old"):
+        update.equivalent(name, COMPARISON, reference="torch")
+    update.computed("cost", ROWS)
+    update.computed("share", ROWS)
+    names = named("one_key") | named("other_keys")
+    with pytest.raises(StaleRecord, match=r"record only: computed share; equivalence torch; equivalence old: .*--update-evidence tests/attention/test_made_up"):  # fmt: skip
+        drop_orphans(SLUG, names, folder=tmp_path)
+    drop_orphans(SLUG, names, update=True, folder=tmp_path)
+    drop_orphans(SLUG, names, folder=tmp_path)
+    record = load(SLUG, tmp_path)
+    assert list(record["equivalence"]) == ["block 2", "wide 3"]
+    assert list(record["computed"]) == ["cost"]
+
+
+PLANTED = """
+import pytest
+
+from cnn_site.equivalence import Comparison
+
+FOUND = Comparison(1, 1, 0.0, None, None, "float64", [2], [], bounds={"output": 1e-10})
+
+
+def test_torch(evidence):
+    evidence.equivalent("torch", FOUND, reference="torch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["large", "huge"])
+def test_slow(evidence, name):
+    evidence.equivalent(name, FOUND, reference="torch")
+
+
+@pytest.mark.record
+def test_record(evidence):
+    evidence.measured("training", arguments={}, run=train)
+
+
+def train():
+    return {"loss": 1.0}
+"""
+
+
+def run_pytest(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    return subprocess.run(
+        command,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_renamed_comparison_is_refused_by_the_fast_suite_and_deleted_by_its_cure(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    file = "tests/attention/test_planted.py"
+    proof, folder = tmp_path / file, tmp_path / "docs/evidence"
+    proof.parent.mkdir(parents=True)
+    proof.write_text(PLANTED)
+
+    def keys() -> set[str]:
+        record = load("attention/planted", folder)
+        return {*record["equivalence"], *record["measured"]}
+
+    run = run_pytest(tmp_path, "--update-evidence", "-m", "", file)
+    assert run.returncode == 0, run.stdout
+    assert keys() == {"torch", "large", "huge", "training"}
+    assert run_pytest(tmp_path, file).returncode == 0
+    proof.write_text(
+        PLANTED.replace('"torch", FOUND', '"new", FOUND').replace(', "huge"', "")
+    )
+    run = run_pytest(tmp_path, "--update-evidence", "-k", "test_torch", file)
+    assert run.returncode == 0, run.stdout
+    assert keys() == {"torch", "new", "large", "huge", "training"}
+    assert run_pytest(tmp_path, f"{file}::test_torch").returncode == 0
+    run = run_pytest(tmp_path, file)
+    assert run.returncode == 1
+    assert "record only: equivalence torch; equivalence huge: no test of" in run.stdout
+    assert f"pytest --update-evidence {file}" in run.stdout
+    run = run_pytest(tmp_path, "--update-evidence", file)
+    assert run.returncode == 0, run.stdout
+    assert keys() == {"new", "large", "training"}
+
+
+def test_several_processes_may_not_write_records() -> None:
+    pytest.importorskip("xdist")
+    run = run_pytest(
+        ROOT, "--update-evidence", "-n", "2", "tests/site/test_evidence.py"
+    )
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "two processes would write one record; leave out -n" in run.stderr
+
+
+# --- what pages show ----------------------------------------------------------------
+
+
+def test_the_drawn_tolerance_is_that_of_the_record() -> None:
+    def edges(**bounds: float) -> list[str]:
+        facts = {**vars(COMPARISON), "torch": "2", "bounds": bounds}
+        row = _equivalence_row("block", facts)
+        for what, bound in bounds.items():
+            assert f"{what} {bound:g}" in row["what"]
+        return re.findall(r'class="ok" d="M100 \d+H(\d+)', row["strip"])
+
+    (output, gradient) = edges(output=1e-10, gradient=1e-8)
+    assert int(output) < int(gradient)
+    assert edges(output=1e-6) > [gradient]
+
+
+def test_a_run_that_diverged_is_shown_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {"low": {"name": "Low", "accuracy": {"mean": 0.9, "low": 0.8, "high": 1.0, "n": 5}},
+            "high": {"name": "High", "diverged": True}}  # fmt: skip
+    where = {"processor": "x", "torch": "2", "date": "2026-01-01", "threads": 1}
+    entry = {"arguments": {}, "environment": where, "result": {"arms": arms}}
+
+    def shown() -> str:
+        record = {"measured": {"digits": entry}}
+        monkeypatch.setattr(pages.Technique, "record", record)
+        column = {"head": "Accuracy", "measured": "digits.accuracy", "digits": 1}
+        page = Page("https://example.org/", "", "optimization/adamw")
+        return render(page, "numbers", ["digits"], {"columns": [column]})
+
+    assert re.search(r'<th scope="row">High</th><td>diverged</td>', shown())
+    assert "last epoch" not in shown()
+    entry["arguments"] = {"epochs": 3}
+    assert "Mean over 5 seeds ± half of the 95 % interval, last epoch." in shown()

@@ -52,27 +52,21 @@ def differences(page: Page, arguments: list[str], settings: Any) -> str:
 def _equivalence_row(name: str, row: dict[str, Any]) -> dict[str, Any]:
     double = row["dtype"] != "float32"  # integers are held as exactly
     short = {"float64": "f64", "float32": "f32"}.get(row["dtype"], row["dtype"])
-    bound = (
-        {"output": 1e-10, "gradient": 1e-8, "buffers": 1e-10}
-        if double
-        else {"output": 1e-5}
-    )
     items = [
-        (f"{what}, {short}", row[what], "dot" if double else "dot hollow")
-        for what in ("output", "gradient", "buffers")
-        if row.get(what) is not None
+        (f"{what}, {short}", row[what], bound, "dot" if double else "dot hollow")
+        for what, bound in row["bounds"].items()
     ]
-    told = ", ".join(f"{what.split(',')[0]} {difference(v)}" for what, v, _ in items)
+    told = ", ".join(f"{what.split(',')[0]} {difference(v)}" for what, v, *_ in items)
+    allowed = ", ".join(f"{what} {bound:g}" for what, bound in row["bounds"].items())
     return {
         **row,
         "torch": row["torch"].split("+")[0],
         "name": name,
         "told": f"{told} in {row['dtype']}, of the largest entry",
-        "what": "Tolerance: the shaded field.",
+        "what": f"Tolerance (shaded): {allowed}.",
         "strip": strip(
             items,
-            bound["output"],
-            f"Largest differences on a logarithmic axis: {told}; the tolerance is {bound['output']:g}",
+            f"Largest differences on a logarithmic axis: {told}; tolerance: {allowed}",
         ),
         "output_text": difference(row.get("output")),
         "gradient_text": difference(row.get("gradient")),
@@ -102,8 +96,8 @@ def _devices(record: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def strip(items: list[tuple[str, float, str]], tolerance: float, label: str) -> str:
-    """Differences on a logarithmic axis, the tolerance as a shaded field."""
+def strip(items: list[tuple[str, float, float, str]], label: str) -> str:
+    """Differences on a logarithmic axis, the tolerance of each as a shaded field."""
     low, high, left, right = -17, -3, 100, 390
 
     def x(value: float) -> float:
@@ -114,16 +108,18 @@ def strip(items: list[tuple[str, float, str]], tolerance: float, label: str) -> 
     height = 30 + 26 * len(items)
     out = [
         f'<svg class="fig strip" data-search-exclude viewBox="0 0 400 {height}" role="img" aria-label="{html.escape(label)}">',
-        f'<path class="ok" d="M{left} 4H{x(tolerance):.0f}V{height - 24}H{left}z"/>',
     ]
+    for n, (_, _, bound, _) in enumerate(items):
+        top, bottom, edge = 4 + 26 * n, 30 + 26 * n, f"{x(bound):.0f}"
+        out.append(f'<path class="ok" d="M{left} {top}H{edge}V{bottom}H{left}z"/>')
+        out.append(f'<path class="tol" d="M{edge} {top}V{bottom}"/>')
     for e in range(low, high + 1, 4):
         power = f'10<tspan dy="-5" font-size="9">−{abs(e)}</tspan>'
         out.append(f'<path class="ax" d="M{x(10.0**e):.0f} 4V{height - 24}"/>')
         out.append(
             f'<text class="s" x="{x(10.0**e):.0f}" y="{height - 6}" text-anchor="middle">{"0" if e == low else power}</text>'
         )
-    out.append(f'<path class="tol" d="M{x(tolerance):.0f} 0V{height - 22}"/>')
-    for n, (name, value, kind) in enumerate(items):
+    for n, (name, value, _, kind) in enumerate(items):
         out.append(
             f'<text x="0" y="{24 + 26 * n}">{name}</text><circle class="{kind}" cx="{x(value):.0f}" cy="{20 + 26 * n}" r="5.5"/>'
         )

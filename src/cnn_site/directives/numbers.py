@@ -132,9 +132,8 @@ def cell(
         value = base.get(key, {}).get(column["computed"])
     else:
         name, _, quantity = column["measured"].rpartition(".")
-        value = (
-            ((_arms(record, name) if name else base) or {}).get(key, {}).get(quantity)
-        )
+        row = ((_arms(record, name) if name else base) or {}).get(key, {})
+        value = row.get(quantity, "diverged" if row.get("diverged") else None)
     if isinstance(value, dict):
         half = (value["high"] - value["low"]) / 2
         return {
@@ -215,8 +214,12 @@ def _note(
             if k in arms
         ]
         seeds = next((v["n"] for v in values if isinstance(v, dict)), None)
+        trained = "epochs" in entry["arguments"] or any(
+            "curve" in arms[k] for k in keys if k in arms
+        )
+        last = ", last epoch" if trained else ""
         told = (
-            f"Mean over {seeds} seeds ± half of the 95 % interval, last epoch."
+            f"Mean over {seeds} seeds ± half of the 95 % interval{last}."
             if seeds
             else ""
         )
