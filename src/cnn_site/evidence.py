@@ -128,12 +128,13 @@ class Evidence:
     def equivalent(
         self, name: str, comparison: "Comparison", *, reference: str, settings: str = ""
     ) -> None:
-        """A comparison that was within its bounds. The sizes of the differences never make the record stale."""
-        facts = {
-            "reference": reference,
-            "settings": settings,
-            **_plain(vars(comparison)),
-        }
+        """A comparison that was within its bounds. The sizes of the differences never make the record stale.
+
+        `settings` is what the proof chose; what the helper knows itself (parameters paired by order) is added.
+        """
+        facts = _plain(vars(comparison))
+        told = "; ".join(filter(None, [settings, *facts.pop("settings")]))
+        facts = {"reference": reference, "settings": told, **facts}
         sizes = ("output", "gradient", "buffers")
         keep = {k: v for k, v in facts.items() if k not in sizes}
         self._hold(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .equivalence import flatten
+from .trees import flatten
 from .variants import Variant, reference, without_drawing
 
 Json = dict[str, Any]

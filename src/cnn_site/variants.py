@@ -94,13 +94,11 @@ class Variant:
             *["dropout and drop path 0"] * bool(still),
             *[settings] * bool(settings),
         ]
-        if self.match == "order":
-            told.append("parameters paired by order")
         evidence.equivalent(
             self.key,
             found,
             reference=self.reference,
-            settings="; ".join(told) or "defaults",
+            settings="; ".join(told) or "defaults" * (not found.settings),
         )
         return found
 

@@ -97,7 +97,7 @@ def test_the_network_is_the_papers_equations_written_a_second_way(evidence) -> N
                 key,
                 found,
                 reference="the paper's equation 2 on every patch, written a second way",
-                settings="dropout 0; parameters paired by order",
+                settings="dropout 0",
             )
 
 

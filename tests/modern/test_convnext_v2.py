@@ -100,7 +100,7 @@ def test_the_norm_computes_what_timms_computes(evidence) -> None:
         "grn",
         result,
         reference="timm.layers.GlobalResponseNorm",
-        settings="16 channels last; parameters paired by order",
+        settings="16 channels last",
     )
 
 

@@ -87,9 +87,7 @@ def test_with_squeeze_and_excitation_it_computes_what_timms_seresnet_computes(
     result = compare(
         ours, reference("timm.seresnet18"), torch.randn(2, 3, 48, 64), match="order"
     )
-    settings = (
-        "attention=SqueezeExcitation(C, max(8, C // 16)); parameters paired by order"
-    )
+    settings = "attention=SqueezeExcitation(C, max(8, C // 16))"
     evidence.equivalent(
         "se-resnet18",
         result,

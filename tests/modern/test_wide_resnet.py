@@ -138,7 +138,7 @@ def test_the_network_for_small_images_computes_what_timms_parts_compute(
         found,
         reference="timm.models.resnetv2.ResNetV2",
         settings="basic blocks with batch norm; stem of one 3×3 convolution and a "
-        "linear head in place of its own; parameters paired by order",
+        "linear head in place of its own",
     )
 
 
