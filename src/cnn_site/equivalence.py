@@ -90,16 +90,16 @@ def compare(
             f"float32 is for train=False only, training needs float64, got {dtype=}, {train=}"
         )
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    batch = _check_inputs(arguments, square)
+    batch = check_inputs(arguments, square)
     of_ours, of_reference = (
         outputs if isinstance(outputs, tuple) else (outputs, outputs)
     )
-    with _default_dtype(dtype):
+    with default_dtype(dtype):
         ours.to(dtype), reference.to(dtype)
-        names = _pair(ours, reference, match)  # reference's name -> our name
+        names = paired_names(ours, reference, match)  # reference's name -> our name
         generator = torch.Generator().manual_seed(seed)
-        _draw(reference, generator)
-        _calibrate(reference, arguments, dtype, generator)
+        draw_parameters(reference, generator)
+        calibrate(reference, arguments, dtype, generator)
         state = reference.state_dict()
         ours.load_state_dict(
             {names[name]: value.clone() for name, value in state.items()}, strict=True
@@ -114,7 +114,7 @@ def compare(
                 reference, arguments, dtype, mode, of_reference, gradients, seed
             )
             if mode == "evaluation":
-                _assert_alive(expected.outputs, batch)
+                assert_alive(expected.outputs, batch)
             actual = _run(ours, arguments, dtype, mode, of_ours, gradients, seed)
             where = f" in {mode} mode"
             seen = {"output": 0.0, "gradient": 0.0, "buffers": 0.0}
@@ -207,7 +207,7 @@ class _Batch(NamedTuple):
         return self.shape[0]
 
 
-def _check_inputs(arguments: tuple[Any, ...], square: bool) -> _Batch:
+def check_inputs(arguments: tuple[Any, ...], square: bool) -> _Batch:
     flat = flatten(arguments).values()
     floating = [value for value in flat if value.is_floating_point()]
     if not floating:
@@ -259,7 +259,7 @@ def _drawing(side: str, network: nn.Module) -> list[str]:
     return found
 
 
-def _pair(ours: nn.Module, reference: nn.Module, match: str) -> dict[str, str]:
+def paired_names(ours: nn.Module, reference: nn.Module, match: str) -> dict[str, str]:
     """Reference's name -> our name, for every parameter and buffer that is saved; shapes checked."""
     pairs: dict[str, str] = {}
     for kind in ("parameter", "buffer"):
@@ -298,7 +298,7 @@ def _saved(network: nn.Module, kind: str) -> dict[str, torch.Size]:
 
 
 @torch.no_grad()
-def _draw(network: nn.Module, generator: torch.Generator) -> None:
+def draw_parameters(network: nn.Module, generator: torch.Generator) -> None:
     for name, value in network.state_dict().items():
         if not value.is_floating_point():
             continue  # num_batches_tracked, index tables
@@ -319,7 +319,7 @@ def _draw(network: nn.Module, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def _calibrate(
+def calibrate(
     network: nn.Module,
     arguments: tuple[Any, ...],
     dtype: torch.dtype,
@@ -366,7 +366,7 @@ def _calibrate(
         var.mul_(0.8 + 0.4 * scale)
 
 
-def _assert_alive(outputs: dict[str, Tensor], batch: _Batch) -> None:
+def assert_alive(outputs: dict[str, Tensor], batch: _Batch) -> None:
     told_apart = False
     for name, value in outputs.items():
         if not value.is_floating_point() or value.numel() == 0:
@@ -437,7 +437,7 @@ def _run(
     leaves = {
         f"input {name}": x for name, x in flatten(prepared).items() if x.requires_grad
     }
-    with torch.set_grad_enabled(gradients), _seeded(seed):
+    with torch.set_grad_enabled(gradients), seeded(seed):
         raw = network(*mapped(prepared, behind))
         outputs = flatten(pick(raw) if pick else raw)
     if gradients:
@@ -470,7 +470,7 @@ def _run(
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """The same draws on both sides (dropout, drop path, sampled losses); the caller's go on as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -478,7 +478,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """For tensors that a network makes inside its forward pass (anchors, grids)."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
