@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import ROOT, snake
 
 if TYPE_CHECKING:
+    from .approximation import Approximation
     from .equivalence import Comparison
 
 SCHEMA = 1
@@ -144,6 +145,24 @@ class Evidence:
             compared=lambda row: {k: row.get(k) for k in keep},
             stamp=reference,
         )
+
+    def approximated(
+        self,
+        name: str,
+        approximation: "Approximation",
+        *,
+        reference: str,
+        settings: str = "",
+    ) -> None:
+        """A changed network that is near enough to `reference`. The sizes of the noise never make the record stale."""
+        found = _plain(vars(approximation))
+        facts = {"reference": reference, "settings": settings, **found}
+
+        def form(row: Json) -> Json:
+            kept = {k: row.get(k) for k in facts if k not in ("snr", "output")}
+            return {**kept, "layers": list(row.get("layers", {}))}
+
+        self._hold("approximation", name, facts, compared=form, stamp="torch")
 
     def measured(self, name: str, *, arguments: Json, run: Callable[..., Json]) -> Json:
         """A costly result: runs `run(**arguments)` and writes it with date, versions, hardware and the hash of its code."""
