@@ -7,12 +7,14 @@ calibrated, and the reference must be alive before anything is compared.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from .trees import flatten, mapped
 
 OUTPUT_BOUND = 1e-10  # of the largest entry of that output
 GRADIENT_BOUND = (
@@ -25,7 +27,10 @@ DIFFERENT = 1e-3  # how far two images must be apart, as a part of the largest o
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was held against the reference, and the largest relative differences seen (None: not compared)."""
+    """What was held against the reference, and the largest relative differences seen (None: not compared).
+
+    `settings` is what the helper itself knows of how it compared; the record adds it to what the proof says.
+    """
 
     parameters: int | None
     tensors: int | None
@@ -36,6 +41,7 @@ class Comparison:
     shape: list[int]
     modes: list[str]
     bounds: dict[str, float]  # of output, gradient, buffers, as far as compared
+    settings: list[str] = field(default_factory=list)
 
 
 class _Pass(NamedTuple):
@@ -64,9 +70,10 @@ def compare(
         ours: the implementation under test.
         reference: the independent one.
         inputs: a tensor, or a tuple of what both take; tensors may sit in lists, tuples and dicts. An image
-            batch holds two images or more and is not square.
+            batch, (N, C, H, W) or a list of (C, H, W) with 1 or 3 channels, holds two images or more, none square.
         match: pair parameters and buffers by "name", or by "order" where the names differ.
-        seed: of the draw.
+        seed: of the draw; and set before every pass of either side, so that dropout, drop path and sampled losses
+            can be compared in training where both draw in the same order.
         dtype: float64; or float32 with `train=False`: outputs in evaluation mode, to 1e-5 (large networks).
         train: compare the training mode too, batch-norm buffers after the step included.
         outputs: picks what is compared from what a network returns; a pair (for ours, for the reference)
@@ -84,19 +91,16 @@ def compare(
             f"float32 is for train=False only, training needs float64, got {dtype=}, {train=}"
         )
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    shape = _check_inputs(arguments, square)
-    if train:
-        for side, network in (("ours", ours), ("the reference", reference)):
-            _refuse_dropout(side, network)
+    batch = check_inputs(arguments, square)
     of_ours, of_reference = (
         outputs if isinstance(outputs, tuple) else (outputs, outputs)
     )
-    with _default_dtype(dtype):
+    with default_dtype(dtype):
         ours.to(dtype), reference.to(dtype)
-        names = _pair(ours, reference, match)  # reference's name -> our name
+        names = paired_names(ours, reference, match)  # reference's name -> our name
         generator = torch.Generator().manual_seed(seed)
-        _draw(reference, generator)
-        _calibrate(reference, arguments, dtype, generator)
+        draw_parameters(reference, generator)
+        calibrate(reference, arguments, dtype, generator)
         state = reference.state_dict()
         ours.load_state_dict(
             {names[name]: value.clone() for name, value in state.items()}, strict=True
@@ -111,26 +115,31 @@ def compare(
                 reference, arguments, dtype, mode, of_reference, gradients, seed
             )
             if mode == "evaluation":
-                _assert_alive(expected.outputs, shape[0])
+                assert_alive(expected.outputs, batch)
             actual = _run(ours, arguments, dtype, mode, of_ours, gradients, seed)
             where = f" in {mode} mode"
-            output = _outputs(actual.outputs, expected.outputs, bound, where)
-            gradient = (
-                _gradients(actual.gradients, expected.gradients, names, where)
-                if gradients
-                else 0.0
-            )
-            buffers = (
-                _buffers(actual.buffers, expected.buffers, names, where)
-                if train
-                else 0.0
-            )
-            for key, value in (
-                ("output", output),
-                ("gradient", gradient),
-                ("buffers", buffers),
-            ):
-                worst[key] = max(worst[key], value)
+            seen = {"output": 0.0, "gradient": 0.0, "buffers": 0.0}
+            try:
+                seen["output"] = _outputs(
+                    actual.outputs, expected.outputs, bound, where
+                )
+                if gradients:
+                    seen["gradient"] = _gradients(
+                        actual.gradients, expected.gradients, names, where
+                    )
+                if train:
+                    seen["buffers"] = _buffers(
+                        actual.buffers, expected.buffers, names, where
+                    )
+            except AssertionError as error:
+                drawing = _drawing("ours", ours) + _drawing("the reference", reference)
+                if mode == "training" and drawing:
+                    error.add_note(
+                        f"training draws at random, from one seed on both sides, but perhaps in another order: "
+                        f"{'; '.join(drawing)}; rates of 0 take that away"
+                    )
+                raise
+            worst = {key: max(worst[key], value) for key, value in seen.items()}
     return Comparison(
         parameters=sum(p.numel() for p in ours.parameters()),
         tensors=len(names),
@@ -140,11 +149,12 @@ def compare(
         if train and any(True for _ in reference.buffers())
         else None,
         dtype=str(dtype).removeprefix("torch."),
-        shape=shape,
+        shape=batch.shape,
         modes=modes,
         bounds=_bounds(
             bound, gradients, train and any(True for _ in reference.buffers())
         ),
+        settings=["parameters paired by order"] * (match == "order"),
     )
 
 
@@ -203,42 +213,70 @@ def _bounds(output: float, gradient: bool, buffers: bool) -> dict[str, float]:
 # ---------------------------------------------------------------- before the comparison
 
 
-def _check_inputs(arguments: tuple[Any, ...], square: bool) -> list[int]:
-    tensors = [
-        value for value in flatten(arguments).values() if value.is_floating_point()
-    ]
-    if not tensors:
+class _Batch(NamedTuple):
+    """How many images the inputs hold, and whether as a list of (C, H, W) instead of (N, C, H, W)."""
+
+    shape: list[int]
+    listed: bool
+
+    @property
+    def images(self) -> int:
+        return self.shape[0]
+
+
+def check_inputs(arguments: tuple[Any, ...], square: bool) -> _Batch:
+    flat = flatten(arguments).values()
+    floating = [value for value in flat if value.is_floating_point()]
+    if not floating:
         raise ValueError("no floating-point tensor among the inputs")
-    for value in tensors:
-        if value.ndim == 4 and value.shape[0] < 2:
+    batches = list(_batches(arguments))
+    for batch, sizes in batches:
+        if batch.images < 2:
             raise ValueError(
-                f"one image cannot be told from another: batch of {tuple(value.shape)}, at least 2 needed"
+                f"one image cannot be told from another: batch of {tuple(batch.shape)}, at least 2 needed"
             )
-        if (
-            value.ndim == 4
-            and value.shape[2] == value.shape[3]
-            and value.shape[2] > 1
-            and not square
-        ):
-            raise ValueError(
-                f"square images hide swapped height and width: {tuple(value.shape)}"
-            )
-    return list(tensors[0].shape)
+        for height, width in sizes:
+            if height == width > 1 and not square:
+                raise ValueError(
+                    f"square images hide swapped height and width: {tuple(batch.shape)}"
+                )
+    first = batches[0][0] if batches else None
+    return first or _Batch(list(floating[0].shape), listed=False)
 
 
-def _refuse_dropout(side: str, network: nn.Module) -> None:
+def _batches(value: Any) -> Iterator[tuple[_Batch, list[tuple[int, int]]]]:
+    """Each batch of images among the inputs, with the height and width of its images."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and value.ndim == 4:
+            height, width = value.shape[2:]
+            yield _Batch(list(value.shape), listed=False), [(height, width)]
+    elif isinstance(value, list) and value and all(map(_is_image, value)):
+        shape = [len(value), *value[0].shape]
+        yield _Batch(shape, listed=True), [(x.shape[1], x.shape[2]) for x in value]
+    elif isinstance(value, Mapping | list | tuple):
+        inner = value.values() if isinstance(value, Mapping) else value
+        for item in inner:
+            yield from _batches(item)
+
+
+def _is_image(value: Any) -> bool:
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return floating and value.ndim == 3 and value.shape[0] in (1, 3)
+
+
+def _drawing(side: str, network: nn.Module) -> list[str]:
+    """What draws at random in training: both sides are seeded alike, and must draw in the same order."""
+    found = []
     for name, module in network.named_modules():
         kind = type(module).__name__
         if "drop" in kind.lower() or kind == "StochasticDepth":
             rate = getattr(module, "p", getattr(module, "drop_prob", 0.0)) or 0.0
             if rate > 0:
-                raise ValueError(
-                    f"{side}: {name} is {kind} with rate {rate}, which training draws at random: "
-                    "build the network with rate 0 or compare with train=False"
-                )
+                found.append(f"{side}: {name} is {kind} with rate {rate}")
+    return found
 
 
-def _pair(ours: nn.Module, reference: nn.Module, match: str) -> dict[str, str]:
+def paired_names(ours: nn.Module, reference: nn.Module, match: str) -> dict[str, str]:
     """Reference's name -> our name, for every parameter and buffer that is saved; shapes checked."""
     pairs: dict[str, str] = {}
     for kind in ("parameter", "buffer"):
@@ -277,7 +315,7 @@ def _saved(network: nn.Module, kind: str) -> dict[str, torch.Size]:
 
 
 @torch.no_grad()
-def _draw(network: nn.Module, generator: torch.Generator) -> None:
+def draw_parameters(network: nn.Module, generator: torch.Generator) -> None:
     for name, value in network.state_dict().items():
         if not value.is_floating_point():
             continue  # num_batches_tracked, index tables
@@ -298,7 +336,7 @@ def _draw(network: nn.Module, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def _calibrate(
+def calibrate(
     network: nn.Module,
     arguments: tuple[Any, ...],
     dtype: torch.dtype,
@@ -322,9 +360,12 @@ def _calibrate(
     network.eval()
     for norm in norms:
         norm.train()
-    network(
-        *_map(arguments, lambda x: x.detach().to(dtype) if x.is_floating_point() else x)
-    )
+
+    def prepare(x: Any) -> Any:
+        floating = isinstance(x, Tensor) and x.is_floating_point()
+        return x.detach().to(dtype) if floating else x
+
+    network(*mapped(arguments, prepare))
     for module, training in modes:
         module.training = training
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -342,7 +383,7 @@ def _calibrate(
         var.mul_(0.8 + 0.4 * scale)
 
 
-def _assert_alive(outputs: dict[str, Tensor], batch: int) -> None:
+def assert_alive(outputs: dict[str, Tensor], batch: _Batch) -> None:
     told_apart = False
     for name, value in outputs.items():
         if not value.is_floating_point() or value.numel() == 0:
@@ -353,18 +394,35 @@ def _assert_alive(outputs: dict[str, Tensor], batch: int) -> None:
                 f"the reference is not alive: the largest entry of {name} is {largest:.3g}, "
                 f"expected between {ALIVE[0]:g} and {ALIVE[1]:g}"
             )
-        if value.ndim > 0 and value.shape[0] == batch and batch > 1:
-            apart = float((value[0] - value[1]).abs().max()) / largest
-            if apart <= DIFFERENT:
-                raise AssertionError(
-                    f"the reference is not alive: {name} of two different images differs by {apart:.3g} of "
-                    f"its largest entry, expected more than {DIFFERENT:g}"
-                )
-            told_apart = True
-    if batch > 1 and not told_apart:
+        pair = _two_images(name, outputs, batch)
+        if pair is None:
+            continue
+        told_apart = True
+        if pair[0].shape != pair[1].shape:  # as many boxes as each image has
+            continue
+        apart = _largest(pair[0] - pair[1]) / largest
+        if apart <= DIFFERENT:
+            raise AssertionError(
+                f"the reference is not alive: {name} of two different images differs by {apart:.3g} of "
+                f"its largest entry, expected more than {DIFFERENT:g}"
+            )
+    if batch.images > 1 and not told_apart:
         raise AssertionError(
             "no output tells one image from another: pick one with `outputs`"
         )
+
+
+def _two_images(
+    name: str, outputs: dict[str, Tensor], batch: _Batch
+) -> tuple[Tensor, Tensor] | None:
+    """The output `name` of the first two images, where it has one per image."""
+    value = outputs[name]
+    first, dot, rest = name.partition(".")
+    if batch.listed and first == "0" and f"1{dot}{rest}" in outputs:
+        return value, outputs[f"1{dot}{rest}"]
+    if value.ndim > 0 and value.shape[0] == batch.images and batch.images > 1:
+        return value[0], value[1]
+    return None
 
 
 # ---------------------------------------------------------------- one pass
@@ -382,17 +440,22 @@ def _run(
     network.train(mode == "training")
     network.zero_grad(set_to_none=True)
 
-    def prepare(x: Tensor) -> Tensor:
+    def prepare(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
         x = x.detach().clone()
         return x.to(dtype).requires_grad_(gradients) if x.is_floating_point() else x
 
-    prepared = _map(arguments, prepare)
+    def behind(x: Any) -> Any:
+        # An identity in front: a network that works in place may touch neither a leaf nor our copy.
+        return x * 1 if isinstance(x, Tensor) and x.requires_grad else x
+
+    prepared = mapped(arguments, prepare)
     leaves = {
         f"input {name}": x for name, x in flatten(prepared).items() if x.requires_grad
     }
-    with torch.set_grad_enabled(gradients):
-        # An identity in front: a network that works in place may touch neither a leaf nor our copy.
-        raw = network(*_map(prepared, lambda x: x * 1 if x.requires_grad else x))
+    with torch.set_grad_enabled(gradients), seeded(seed):
+        raw = network(*mapped(prepared, behind))
         outputs = flatten(pick(raw) if pick else raw)
     if gradients:
         generator = torch.Generator().manual_seed(seed + 1)
@@ -424,7 +487,15 @@ def _run(
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """The same draws on both sides (dropout, drop path, sampled losses); the caller's go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """For tensors that a network makes inside its forward pass (anchors, grids)."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -541,45 +612,3 @@ def _relative(
             f"{title} differs by {apart:.3g}, {relative:.3g} of {scale:.3g}; at most {bound:g} is allowed"
         )
     return relative
-
-
-# ---------------------------------------------------------------- nested structures
-
-
-def flatten(value: Any, path: str = "") -> dict[str, Tensor]:
-    """Every tensor in dicts, tuples, lists and dataclasses, by its path: {"out.0": tensor}."""
-    if isinstance(value, Tensor):
-        return {path or "output": value}
-    items: Any
-    if isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    elif is_dataclass(value) and not isinstance(value, type):
-        items = [(field.name, getattr(value, field.name)) for field in fields(value)]
-    elif isinstance(value, (bool, int, float)):
-        return {
-            path or "output": torch.tensor(
-                value, dtype=torch.float64 if isinstance(value, float) else None
-            )
-        }
-    elif value is None:
-        return {}
-    else:
-        raise TypeError(f"cannot compare {type(value).__name__} at {path or 'the top'}")
-    flat: dict[str, Tensor] = {}
-    for key, item in items:
-        flat |= flatten(item, f"{path}.{key}" if path else str(key))
-    return flat
-
-
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return type(value)((key, _map(item, function)) for key, item in value.items())  # type: ignore[call-arg]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(item, function) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(_map(item, function) for item in value)
-    return value

@@ -20,6 +20,7 @@ from cnn_lab import fingerprint
 from . import ROOT, snake
 
 if TYPE_CHECKING:
+    from .approximation import Approximation
     from .equivalence import Comparison
 
 SCHEMA = 1
@@ -162,12 +163,13 @@ class Evidence:
     def equivalent(
         self, name: str, comparison: "Comparison", *, reference: str, settings: str = ""
     ) -> None:
-        """A comparison that was within its bounds. The sizes of the differences never make the record stale."""
-        facts = {
-            "reference": reference,
-            "settings": settings,
-            **_plain(vars(comparison)),
-        }
+        """A comparison that was within its bounds. The sizes of the differences never make the record stale.
+
+        `settings` is what the proof chose; what the helper knows itself (parameters paired by order) is added.
+        """
+        facts = _plain(vars(comparison))
+        told = "; ".join(filter(None, [settings, *facts.pop("settings")]))
+        facts = {"reference": reference, "settings": told, **facts}
         sizes = ("output", "gradient", "buffers")
         keep = {k: v for k, v in facts.items() if k not in sizes}
         self._hold(
@@ -177,6 +179,24 @@ class Evidence:
             compared=lambda row: {k: row.get(k) for k in keep},
             stamp=reference,
         )
+
+    def approximated(
+        self,
+        name: str,
+        approximation: "Approximation",
+        *,
+        reference: str,
+        settings: str = "",
+    ) -> None:
+        """A changed network that is near enough to `reference`. The sizes of the noise never make the record stale."""
+        found = _plain(vars(approximation))
+        facts = {"reference": reference, "settings": settings, **found}
+
+        def form(row: Json) -> Json:
+            kept = {k: row.get(k) for k in facts if k not in ("snr", "output")}
+            return {**kept, "layers": list(row.get("layers", {}))}
+
+        self._hold("approximation", name, facts, compared=form, stamp="torch")
 
     def measured(self, name: str, *, arguments: Json, run: Callable[..., Json]) -> Json:
         """A costly result: runs `run(**arguments)` and writes it with date, versions, hardware and its fingerprint."""

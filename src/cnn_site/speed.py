@@ -1,4 +1,4 @@
-"""A network's speed beside its reference's, with the same weights, in CPU seconds.
+"""Speeds side by side, in CPU seconds: a network and its reference with the same weights, or any runs with names.
 
 Three processes of seven alternating pairs each, because a process's memory layout alone moves small networks by several per
 cent. `python -m cnn_site.speed JSON` is one such process.
@@ -9,21 +9,24 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .equivalence import flatten
-from .variants import Variant, reference, without_drawing
+from .trees import flatten
+from .variants import Variant, dotted, reference, without_drawing
 
 Json = dict[str, Any]
+Run = Callable[[], object]
 PHASES = {
     "forward": "Forward",
     "channels_last": "Forward, channels_last",
@@ -33,19 +36,22 @@ PROCESSES, PAIRS = 3, 7
 LEAST = 0.15  # seconds that one timing lasts at least
 
 
-def beside_its_reference(variant: Variant, shape: list[int]) -> Json:
-    """Time `variant` and its reference on images of `shape`, one thread, dropout and drop path at rate 0.
+def beside_its_reference(
+    ours: str, reference: str, options: Json, match: str, shape: list[int]
+) -> Json:
+    """Time a network and its reference on images of `shape`, one thread, dropout and drop path at rate 0.
 
-    Returns arms (forward, forward with channels_last, training step with SGD) with `ratio`, the reference's time through
+    The arguments are texts, as records hold them: `timing` makes them of a variant. Returns arms (forward, forward
+    with channels_last, training step with SGD) with `ratio`, the reference's time through
     ours, median of pairs, then of three processes (above 1: ours is faster), the range over them, and our seconds; `gain`, what
     channels_last buys our forward pass; by how much one training step raises the
     peak memory of a fresh process, in MiB.
     """
     task = {
-        "ours": [variant.make.__module__, variant.make.__name__],
-        "reference": variant.reference,
-        "options": dict(variant.options),
-        "match": variant.match,
+        "ours": ours,
+        "reference": reference,
+        "options": options,
+        "match": match,
         "shape": shape,
     }
     found = [_process({**task, "first": n % 2}) for n in range(PROCESSES)]
@@ -72,6 +78,52 @@ def beside_its_reference(variant: Variant, shape: list[int]) -> Json:
     }
 
 
+def timing(variant: Variant, shape: Sequence[int]) -> Json:
+    """The arguments of `beside_its_reference` for a variant."""
+    return {
+        "ours": dotted(variant.make),
+        "reference": variant.reference,
+        "options": dict(variant.options),
+        "match": variant.match,
+        "shape": list(shape),
+    }
+
+
+def side_by_side(
+    build: Callable[..., Mapping[str, Callable[[], Run]]], against: str, arguments: Json
+) -> Json:
+    """Time runs with names in three processes: `build(**arguments)` makes name -> function that builds the run.
+
+    Args:
+        build: a function at the top level of a file; each process calls it anew, and the order in which the runs are
+            built (who lies first in memory) changes from one to the next.
+        against: the name that the others are compared with.
+
+    Returns: arms with the median `seconds`, `ratio`, the time of `against` through that of the run (above 1: the run
+        is faster), and its range over the processes; which names are `slower` or `faster` in all of them, by 8 %.
+    """
+    file = Path(build.__code__.co_filename).resolve()
+    task = {"build": [str(file), build.__name__], "arguments": arguments}
+    found = [
+        _process({**task, "against": against, "first": n}) for n in range(PROCESSES)
+    ]
+    arms = {}
+    for name in found[0]["seconds"]:
+        ratios = [f["ratio"][name] for f in found]
+        arms[name] = {
+            "name": name,
+            "seconds": statistics.median(f["seconds"][name] for f in found),
+            "ratio": statistics.median(ratios),
+            "range": f"{min(ratios):.2f} to {max(ratios):.2f}",
+        }
+    return {
+        "arms": arms,
+        "slower": [n for n in arms if all(f["ratio"][n] < 1 / 1.08 for f in found)],
+        "faster": [n for n in arms if all(f["ratio"][n] > 1.08 for f in found)],
+        "processes": found,
+    }
+
+
 def _process(task: Json) -> Json:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # Blocks of 64 KiB and more go back at once: the peak is what was in use.
@@ -90,9 +142,14 @@ def _process(task: Json) -> Json:
 
 
 def _one(task: Json) -> Json:
-    """What one process does: `task` is what `beside_its_reference` made."""
+    """What one process does: `task` is what `beside_its_reference` or `side_by_side` made."""
     torch.manual_seed(0)
-    module, name = task["ours"]
+    if "build" in task:
+        path, function = task["build"]
+        build = runpy.run_path(path)[function](**task["arguments"])
+        built = {name: build[name]() for name in _turned(build, task["first"])}
+        return alternating({name: built[name] for name in build}, task["against"])
+    module, _, name = task["ours"].rpartition(".")
     images = torch.randn(task["shape"])
     make: dict[str, Callable[[], nn.Module]] = {
         "ours": lambda: getattr(importlib.import_module(module), name)(),
@@ -105,8 +162,7 @@ def _one(task: Json) -> Json:
         _step(_still(make[task["memory"]]()), images)()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {"peak": round((peak - before) / 1024)}
-    order = sorted(make, reverse=bool(task["first"]))  # who lies first in memory
-    networks = {side: _still(make[side]()) for side in order}
+    networks = {side: _still(make[side]()) for side in _turned(make, task["first"])}
     theirs = networks["reference"].state_dict()
     names = theirs if task["match"] == "name" else networks["ours"].state_dict()
     networks["ours"].load_state_dict(
@@ -117,7 +173,8 @@ def _one(task: Json) -> Json:
         runs = {
             side: _phase(phase, network, images) for side, network in networks.items()
         }
-        result[phase] = _alternating(runs)
+        timed = alternating(runs, "reference")
+        result[phase] = {**timed["seconds"], "ratio": timed["ratio"]["ours"]}
     return result
 
 
@@ -155,20 +212,37 @@ def _step(network: nn.Module, images: Tensor) -> Callable[[], None]:
     return step
 
 
-def _alternating(runs: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Median CPU seconds of each, and median ratio of the pairs, which change who is first."""
+def alternating(runs: Mapping[str, Run], against: str) -> dict[str, dict[str, float]]:
+    """Median CPU seconds of each run, and the median ratio of `against`'s time to its own.
+
+    All runs in turn, seven times, each time another one first; one timing lasts 0.15 s or more.
+    """
+    if against not in runs:
+        raise ValueError(f"expected one of {sorted(runs)}, got {against=}")
     once = [_seconds(run, 1) for _, run in product(range(2), runs.values())]
-    repeats = max(1, round(LEAST / min(once[2:])))
+    repeats = max(1, round(LEAST / min(once[len(runs) :])))
     times: dict[str, list[float]] = {side: [] for side in runs}
     for pair in range(PAIRS):
-        for side in sorted(runs, reverse=bool(pair % 2)):
+        for side in _turned(runs, pair):
             times[side].append(_seconds(runs[side], repeats) / repeats)
-    pairs = zip(times["reference"], times["ours"], strict=True)
-    ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-    return {**{s: statistics.median(t) for s, t in times.items()}, "ratio": ratio}
+    ratios = {
+        side: [theirs / own for theirs, own in zip(times[against], spent, strict=True)]
+        for side, spent in times.items()
+    }
+    return {
+        "seconds": {side: statistics.median(spent) for side, spent in times.items()},
+        "ratio": {side: statistics.median(ratio) for side, ratio in ratios.items()},
+    }
 
 
-def _seconds(run: Callable[[], None], repeats: int) -> float:
+def _turned(names: Iterable[str], by: int) -> list[str]:
+    """Sorted, and begun at another one each time."""
+    ordered = sorted(names)
+    by %= len(ordered)
+    return ordered[by:] + ordered[:by]
+
+
+def _seconds(run: Run, repeats: int) -> float:
     start = time.process_time()
     for _ in range(repeats):
         run()

@@ -5,9 +5,14 @@ anything; outputs, gradients and buffers of variants up to 150 M parameters, the
 suite; of larger ones the outputs in float32.
 """
 
+import hashlib
 import importlib
+import importlib.metadata
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -16,7 +21,12 @@ from torch import Tensor, nn
 
 from cnn_techniques.evaluation import model_cost
 
+from . import ROOT
 from .equivalence import Comparison, compare
+from .evidence import load
+
+LARGE = 60_000_000  # parameters; of such two networks must never meet in memory
+Form = list[tuple[str, tuple[int, ...]]]  # names and shapes of all tensors, in order
 
 
 @dataclass(frozen=True)
@@ -26,22 +36,32 @@ class Variant:
     Args:
         make: the function that builds ours; its name is the variant's key in records.
         title: its name on pages, as "VGG-16".
-        reference: "torchvision.models.vgg16" or "timm.legacy_xception".
+        reference: "torchvision.models.vgg16" or "timm.legacy_xception"; None where no library has the network.
         net: "fast" or "slow": compared in full by that suite; "outputs": above 150 M parameters, slow.
         pixels: height and width that its cost is told for, the published resolution.
         match: pair parameters by "name" (torchvision), or by "order" (timm).
         options: of the reference, as {"init_weights": False}.
         outputs: picks what is compared, as in `cnn_site.equivalence.compare`.
+        counts: parameters and MACs from elsewhere (paper, authors' code), where there is no reference.
+
+    Raises: ValueError for a variant with both a reference and counts, or with neither.
     """
 
     make: Callable[..., nn.Module]
     title: str
-    reference: str
+    reference: str | None = None
     net: Literal["fast", "slow", "outputs"] = "fast"
     pixels: int = 224
     match: Literal["name", "order"] = "name"
     options: Mapping[str, Any] = field(default_factory=dict)
     outputs: Any = None
+    counts: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.reference is None) == (self.counts is None):
+            raise ValueError(
+                f"{self.key}: expected a reference or counts of parameters and MACs, got {self.reference=}, {self.counts=}"
+            )
 
     @property
     def key(self) -> str:
@@ -49,14 +69,25 @@ class Variant:
 
     def held_against(self) -> nn.Module:
         """The reference, as its library builds it; skips the test where timm is missing."""
+        if self.reference is None:
+            raise ValueError(f"{self.key} has no reference")
         return reference(self.reference, **self.options)
 
     def form(self) -> dict[str, Any]:
         """Parameters and MACs, after names, shapes, order and MACs were found equal on the meta device."""
-        with torch.device("meta"):
-            ours, theirs = self.make().eval(), self.held_against().eval()
-            image = torch.empty(1, 3, self.pixels, self.pixels)
-        mine, others = _saved(ours), _saved(theirs)
+        mine, params, macs = _form(self.make, self.pixels)
+        row = {
+            "name": self.title,
+            "params": params,
+            "macs": macs,
+            "pixels": self.pixels,
+        }
+        if self.counts:
+            assert (params, macs) == self.counts, (
+                f"{self.key}: {params:,} parameters and {macs:,} MACs, expected {self.counts[0]:,} and {self.counts[1]:,}"
+            )
+            return row
+        others, _, expected_macs = self._reference_form()
         told = f"{self.key} and {self.reference}"
         assert len(mine) == len(others), (
             f"{told}: {len(mine)} and {len(others)} tensors"
@@ -66,12 +97,35 @@ class Variant:
             assert same and shape == expected, (
                 f"{told}: {name} {shape} and {other} {expected}"
             )
-        cost, expected_cost = model_cost(ours, image), model_cost(theirs, image)
-        assert cost.macs == expected_cost.macs, (
-            f"{told}: {cost.macs:,} and {expected_cost.macs:,} MACs"
-        )
-        row = {"params": cost.params, "macs": cost.macs, "pixels": self.pixels}
-        return {"name": self.title, **row, "net": self.net}
+        assert macs == expected_macs, f"{told}: {macs:,} and {expected_macs:,} MACs"
+        return {**row, "net": self.net}
+
+    def _reference_form(self) -> tuple[Form, int, int]:
+        """The reference's form, kept under .cache for this version of its library, of torch and of the counting."""
+        assert self.reference is not None
+        library = self.reference.partition(".")[0]
+        if library not in ("torchvision", "timm"):
+            return _form(self.held_against, self.pixels)
+        version = importlib.metadata.version(library)
+        counting = Path(model_cost.__code__.co_filename).read_bytes()
+        parts = [self.reference, dict(self.options), self.pixels, torch.__version__]
+        key = hashlib.sha256(counting + repr(parts).encode()).hexdigest()[:12]
+        folder = ROOT / ".cache" / "reference" / f"{library}-{version}"
+        path = folder / f"{self.reference}-{key}.json"
+        if not path.exists():
+            found = _form(self.held_against, self.pixels)
+            folder.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}")  # another process may write too
+            draft.write_text(json.dumps(found), encoding="utf-8")
+            draft.replace(path)
+        tensors, params, macs = json.loads(path.read_text(encoding="utf-8"))
+        return [(name, tuple(shape)) for name, shape in tensors], params, macs
+
+    def large(self) -> bool:
+        """Above 60 M parameters by its record; what has no record yet counts as large unless it is compared fast."""
+        slug = "/".join(self.make.__module__.split(".")[1:]).replace("_", "-")
+        row = load(slug).get("computed", {}).get("cost", {}).get(self.key)
+        return row["params"] > LARGE if row else self.net != "fast"
 
     def hold(self, evidence: Any, images: Tensor, settings: str = "") -> Comparison:
         """Compare in full, or by outputs in float32, with every dropout and drop-path rate at 0; write the record."""
@@ -94,23 +148,28 @@ class Variant:
             *["dropout and drop path 0"] * bool(still),
             *[settings] * bool(settings),
         ]
-        if self.match == "order":
-            told.append("parameters paired by order")
         evidence.equivalent(
             self.key,
             found,
             reference=self.reference,
-            settings="; ".join(told) or "defaults",
+            settings="; ".join(told) or "defaults" * (not found.settings),
         )
         return found
 
 
+def dotted(make: Callable[..., Any]) -> str:
+    """Where a function or class stands, as records name it: "cnn_techniques.foundations.vgg.vgg16"."""
+    return f"{make.__module__}.{make.__qualname__}"
+
+
 def each(variants: Iterable[Variant]) -> pytest.MarkDecorator:
-    """Runs a test with every variant as `variant`; those that are not "fast" in the slow suite."""
-    rows = [
-        pytest.param(v, id=v.key, marks=[pytest.mark.slow] * (v.net != "fast"))
-        for v in variants
-    ]
+    """Runs a test with every variant as `variant`; those that are not "fast" in the slow suite, large ones in one worker."""
+
+    def marks(variant: Variant) -> list[pytest.MarkDecorator]:
+        slow = [pytest.mark.slow] * (variant.net != "fast")
+        return slow + [pytest.mark.xdist_group("large")] * variant.large()
+
+    rows = [pytest.param(v, id=v.key, marks=marks(v)) for v in variants]
     return pytest.mark.parametrize("variant", rows)
 
 
@@ -139,6 +198,11 @@ def without_drawing(network: nn.Module) -> int:
     return changed
 
 
-def _saved(network: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+def _form(make: Callable[[], nn.Module], pixels: int) -> tuple[Form, int, int]:
+    """Names and shapes of all tensors, parameters and MACs, on the meta device: nothing is computed."""
+    with torch.device("meta"):
+        network, image = make().eval(), torch.empty(1, 3, pixels, pixels)
+    cost = model_cost(network, image)
     state = network.state_dict()
-    return [(name, tuple(value.shape)) for name, value in state.items()]
+    tensors = [(name, tuple(value.shape)) for name, value in state.items()]
+    return tensors, cost.params, cost.macs

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_site.equivalence import compare
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each, without_drawing
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant, without_drawing
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.foundations import (
     ALEXNET_PAPER,
@@ -24,7 +23,6 @@ from cnn_techniques.foundations import (
 SMALLEST = Variant(alexnet, "AlexNet", "torchvision.models.alexnet", net="slow")
 VARIANTS = [SMALLEST]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "ResponseNorm": lambda: (ResponseNorm(), (torch.randn(2, 8, 9, 7),)),
@@ -119,9 +117,14 @@ def test_the_kernels_and_neurons_are_those_of_the_papers_text_and_figure_2(
     evidence.computed("layers", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 63, 79))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 63, 79),
+    small=(partial(AlexNet, 10, hidden=16), paper),
+    small_images=(4, 3, 63, 79),
+    learns="one batch",
+    recipe={"pixels": 63, "steps": 80},
+)
 
 
 def test_with_narrow_linear_layers_it_computes_what_torchvision_computes(
@@ -247,15 +250,6 @@ def test_the_paper_starts_from_small_weights_and_from_ones_where_relus_need_them
     ]
 
 
-@pytest.mark.parametrize("make", [partial(AlexNet, 10, hidden=16), paper])
-def test_the_gradient_reaches_every_parameter(make: Callable[[], AlexNet]) -> None:
-    model = make(dropout=0.0)
-    model(torch.randn(4, 3, 63, 79)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_63_pixels_are_the_smallest_image_and_any_larger_one_gives_6_by_6_maps() -> (
     None
 ):
@@ -292,34 +286,3 @@ def test_what_cannot_be_an_alexnet_is_refused(
 
 def net() -> AlexNet:
     return AlexNet(10, hidden=16)
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_by_heart
-
-    torch.manual_seed(seed)
-    return learn_by_heart(alexnet(num_classes=10), pixels=63, steps=80, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"alexnet": ("AlexNet", {})}
-    return trials(train_smallest, seeds, CACHE / "alexnet.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_a_batch_by_heart(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

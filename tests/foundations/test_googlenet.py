@@ -1,18 +1,16 @@
 """GoogLeNet is torchvision's with its auxiliary heads; its modules are the paper's table 1."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each, reference, without_drawing
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant, reference
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.foundations import (
     GoogLeNet,
@@ -30,7 +28,6 @@ SMALLEST = Variant(
 )
 VARIANTS = [SMALLEST]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 WIDTHS_3A = (64, 96, 128, 16, 32, 32)
 DEVICE_CASES = {
@@ -84,9 +81,12 @@ def test_what_kernels_of_5_cost(evidence) -> None:
     evidence.computed("kernels", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 33, 47))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 33, 47),
+    small=partial(googlenet, num_classes=7),
+    small_images=(4, 3, 48, 64),
+)
 
 
 def test_the_modules_are_those_of_the_papers_table_1(evidence) -> None:
@@ -172,16 +172,6 @@ def test_each_auxiliary_head_reads_the_module_that_the_paper_names(
     assert reached == set(modules[: modules.index(last) + 1])
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = googlenet(num_classes=7)
-    without_drawing(model)
-    sum(out.square().sum() for out in model(torch.randn(4, 3, 48, 64))).backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_images_with_mean_and_deviation_of_a_half_are_what_torchvision_makes() -> None:
     theirs = reference(SMALLEST.reference, init_weights=False, transform_input=True)
     ours = googlenet().eval()
@@ -194,10 +184,7 @@ def test_images_with_mean_and_deviation_of_a_half_are_what_torchvision_makes() -
 
 
 def test_the_figures_draw_what_the_network_computes() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/foundations/figures/googlenet.py")
-    )
-    check(found["figure"], found["module"]())
+    found = figure_source("foundations/googlenet")
     maps = {}
     with torch.device("meta"):
         model = googlenet().eval()
@@ -239,34 +226,3 @@ def test_an_auxiliary_head_takes_maps_of_any_size() -> None:
     head = GoogLeNetAuxiliary(16, 7)
     for size in ((1, 1), (2, 5), (14, 14)):
         assert head(torch.randn(2, 16, *size)).shape == (2, 7)
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(googlenet(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"googlenet": ("GoogLeNet", {})}
-    return trials(train_smallest, seeds, CACHE / "googlenet.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,9 +1,7 @@
 """Inception-v3 is torchvision's with its auxiliary head; its grids are the paper's table 1."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +10,10 @@ from torch.nn import functional as F
 from torchvision.models import inception as torchvisions
 
 from cnn_site.equivalence import compare
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each, reference, without_drawing
+from cnn_site.figures.check import check, figure_source
+from cnn_site.laws import gradient_reaches_every_parameter
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant, reference, without_drawing
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.foundations import (
     INCEPTION_V3_AT_8,
@@ -42,7 +41,6 @@ SMALLEST = Variant(
 )
 VARIANTS = [SMALLEST]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "35 x 35": lambda: (
@@ -118,9 +116,17 @@ def test_the_paper_tells_its_size_without_the_auxiliary_head(evidence) -> None:
     evidence.computed("steps", steps)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 299, 315))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 299, 315),
+    small=lambda: InceptionV3(num_classes=7, aux_logits=False),
+    small_images=(4, 3, 75, 107),
+    learns="one batch",
+    recipe={"pixels": 75},
+    network=InceptionV3,
+    options={"aux_logits": False},
+    speed=(2, 3, 299, 299),
+)
 
 
 BLOCKS = {
@@ -304,15 +310,9 @@ def test_the_auxiliary_head_answers_in_training_only() -> None:
         assert isinstance(InceptionV3(7, aux_logits=False)(images), Tensor)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = InceptionV3(num_classes=7, aux_logits=False, dropout=0)
+def test_the_gradient_reaches_every_parameter_of_the_head() -> None:
     head = InceptionV3Auxiliary(16, 7)
-    model(torch.randn(4, 3, 75, 107)).square().sum().backward()
-    head(torch.randn(4, 16, 17, 17)).square().sum().backward()
-    for name, parameter in [*model.named_parameters(), *head.named_parameters()]:
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
+    gradient_reaches_every_parameter(head, torch.randn(4, 16, 17, 17))
 
 
 def test_images_with_mean_and_deviation_of_a_half_are_what_torchvision_makes() -> None:
@@ -328,10 +328,7 @@ def test_images_with_mean_and_deviation_of_a_half_are_what_torchvision_makes() -
 
 
 def test_the_figures_draw_what_the_network_computes() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/foundations/figures/inception_v3.py")
-    )
-    check(found["figure"], found["module"]())
+    found = figure_source("foundations/inception-v3")
     check(found["at_35"], FactorisedInception(192, inception_v3_at_35(32)))
     reduction = FactorisedInception(288, INCEPTION_V3_TO_17, stride=2)
     check(found["reduction"], reduction)
@@ -385,35 +382,3 @@ def test_what_cannot_be_an_inception_v3_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_by_heart
-
-    torch.manual_seed(seed)
-    model = InceptionV3(num_classes=10, aux_logits=False)
-    return learn_by_heart(model, pixels=75, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"inception_v3": ("Inception-v3", {})}
-    return trials(train_smallest, seeds, CACHE / "inception_v3.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_a_batch_by_heart(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 299, 299]}, run=measure_speed)

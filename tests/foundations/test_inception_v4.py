@@ -1,9 +1,7 @@
 """Inception-v4 and Inception-ResNet-v2 are timm's, tensor by tensor, from tables."""
 
-import runpy
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_site.equivalence import compare
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.foundations import (
     INCEPTION_RESNET_A,
     INCEPTION_RESNET_B,
@@ -64,7 +62,6 @@ VARIANTS = [
     ),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "InceptionFork": lambda: (
@@ -86,11 +83,23 @@ def test_shapes_order_and_costs_of_both_networks_are_timms(evidence) -> None:
     evidence.computed("cost", {v.key: v.form() for v in VARIANTS})
 
 
-@each(VARIANTS)
-def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
     # Steadier norms than at 75 pixels: the last maps then have 2 x 2 pixels and more.
-    images = torch.randn(2, 3, 107, 123)
-    variant.hold(evidence, images, "scores in thousands")
+    images=(2, 3, 107, 123),
+    settings="scores in thousands",
+    small=lambda: InceptionNet(
+        {
+            "stem": InceptionStage([(8, 3, 2), (32, 3, 2)]),
+            "plain": InceptionStage([INCEPTION_V4_C]),
+            "residual": InceptionStage(INCEPTION_RESNET_A, 2, scale=0.17),
+        },
+        num_classes=10,
+    ),
+    small_images=(4, 3, 75, 83),
+    learns="one batch",
+    recipe={"pixels": 75, "steps": 80},
+)
 
 
 @pytest.mark.parametrize(
@@ -206,23 +215,8 @@ def test_average_pooling_counts_no_padding() -> None:
     assert torch.equal(pool(torch.ones(1, 4, 5, 5)), torch.ones(1, 4, 5, 5))
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    small = {
-        "stem": InceptionStage([(8, 3, 2), (32, 3, 2)]),
-        "plain": InceptionStage([INCEPTION_V4_C]),
-        "residual": InceptionStage(INCEPTION_RESNET_A, 2, scale=0.17),
-    }
-    model = InceptionNet(small, num_classes=10)
-    model(torch.randn(4, 3, 75, 83)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_modules_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/foundations/figures/inception_v4.py")
-    )
+    found = figure_source("foundations/inception-v4")
     check(found["figure"], InceptionFork(384, INCEPTION_V4_A))
     check(found["residual"], InceptionResidual(320, INCEPTION_RESNET_A, 0.17))
     with torch.device("meta"):
@@ -267,34 +261,3 @@ def test_what_cannot_be_an_inception_network_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_by_heart
-
-    torch.manual_seed(seed)
-    return learn_by_heart(inception_v4(num_classes=10), pixels=75, steps=80, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"inception_v4": ("Inception-v4", {})}
-    return trials(train_smallest, seeds, CACHE / "inception_v4.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_a_batch_by_heart(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,9 +1,7 @@
 """Network in Network has no reference: the paper's equations are written a second way, its layers counted."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_site.equivalence import compare
-from cnn_site.figures.check import check
-from cnn_site.variants import without_drawing
-from cnn_techniques.evaluation import model_cost
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant, without_drawing
 from cnn_techniques.foundations import (
     NIN_LAYERS,
     MlpConv,
@@ -21,8 +19,14 @@ from cnn_techniques.foundations import (
     network_in_network,
 )
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
-
+VARIANTS = [  # parameters and MACs: the sums over the authors' layers, below
+    Variant(
+        network_in_network,
+        "Network in Network",
+        pixels=32,
+        counts=(966_986, 222_486_528),
+    )
+]
 SMALL = [(5, (12, 10, 8)), (5, (9, 8, 7)), (3, (6, 5))]
 
 DEVICE_CASES = {
@@ -97,7 +101,7 @@ def test_the_network_is_the_papers_equations_written_a_second_way(evidence) -> N
                 key,
                 found,
                 reference="the paper's equation 2 on every patch, written a second way",
-                settings="dropout 0; parameters paired by order",
+                settings="dropout 0",
             )
 
 
@@ -129,13 +133,10 @@ def test_widths_parameters_and_maps_are_those_of_the_authors_network(evidence) -
     assert [row["maps"].split(" × ")[1] for row in rows.values()] == (
         ["32"] * 3 + ["16"] * 3 + ["8"] * 3
     )
-    cost = model_cost(model, image)
-    assert sum(row["params"] for row in rows.values()) == cost.params == 966_986
-    assert sum(row["macs"] for row in rows.values()) == cost.macs
-    row = {"params": cost.params, "macs": cost.macs, "pixels": 32}
-    evidence.computed(
-        "cost", {"network_in_network": {"name": "Network in Network", **row}}
-    )
+    cost = {v.key: v.form() for v in VARIANTS}
+    for key in ("params", "macs"):
+        assert sum(row[key] for row in rows.values()) == cost["network_in_network"][key]
+    evidence.computed("cost", cost)
     evidence.computed("layers", rows)
 
 
@@ -194,19 +195,8 @@ def test_dropout_and_pooling_stand_after_all_but_the_last_mlpconv_layer() -> Non
     assert torch.equal(model(image), model(image))
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = network_in_network()
-    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_layers_compute() -> None:
-    source = Path(__file__).parents[2] / "snippets/foundations/figures"
-    found = runpy.run_path(str(source / "network_in_network.py"))
-    check(found["figure"], found["module"]())
+    found = figure_source("foundations/network-in-network")
     sizes: list[tuple[int, int, str]] = [(32, 3, "image")]
     with torch.device("meta"):
         model, x = network_in_network(), torch.empty(1, 3, 32, 32)
@@ -260,23 +250,9 @@ def small() -> NetworkInNetwork:
     return NetworkInNetwork(4, SMALL)
 
 
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(network_in_network(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"network_in_network": ("Network in Network", {})}
-    return trials(train_smallest, seeds, CACHE / "network_in_network.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
+_, test_gradients, test_learns, _ = network_proof(
+    VARIANTS,
+    images=None,
+    small=network_in_network,
+    small_images=(4, 3, 32, 32),
+)

@@ -1,9 +1,7 @@
 """VGG is torchvision's, tensor by tensor; its trade-offs are counted and held against the paper."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_site.equivalence import compare
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each, without_drawing
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant, without_drawing
 from cnn_techniques.foundations import (
     VGG,
     VGG_CONVOLUTIONS,
@@ -39,7 +37,6 @@ VARIANTS = [
 ]
 SMALLEST = VARIANTS[0]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 # Table 2: millions of parameters, by the number of layers with weights.
 MILLIONS = {11: 133, 13: 133, 16: 138, 19: 144}
@@ -48,6 +45,15 @@ MILLIONS = {11: 133, 13: 133, 16: 138, 19: 144}
 def narrow(layers: int = 11, **options: object) -> VGG:
     """With linear layers that are quick to make."""
     return VGG(VGG_CONVOLUTIONS[layers], num_classes=10, hidden=16, **options)
+
+
+def alive(**options: object) -> VGG:
+    """Whose signal survives the narrow linear layers."""
+    model = narrow(**options)
+    for layer in model.classifier:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+    return model
 
 
 DEVICE_CASES = {
@@ -113,9 +119,13 @@ def test_where_the_parameters_and_the_multiply_adds_of_vgg16_are(evidence) -> No
     evidence.computed("layers", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 32, 48))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 32, 48),
+    small=(alive, partial(alive, batch_norm=True)),
+    learns="one batch",
+    recipe={"pixels": 32, "steps": 80},
+)
 
 
 @pytest.mark.parametrize("variant", VARIANTS[:2], ids=lambda v: v.key)
@@ -215,23 +225,8 @@ def test_the_first_weights_keep_the_size_of_a_signal_through_the_convolutions() 
     assert first.std().item() == pytest.approx(0.01, rel=0.05)
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_the_gradient_reaches_every_parameter(batch_norm: bool) -> None:
-    torch.manual_seed(0)
-    model = narrow(batch_norm=batch_norm, dropout=0.0)
-    for layer in model.classifier:
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_stages_compute() -> None:
-    source = Path(__file__).parents[2] / "snippets/foundations/figures/vgg.py"
-    found = runpy.run_path(str(source))
-    check(found["figure"], found["module"]())
+    found = figure_source("foundations/vgg")
     sizes: list[tuple[int, int, str]] = [(224, 3, "image")]
     with torch.device("meta"):
         x: Tensor = torch.empty(1, 3, 224, 224)
@@ -273,34 +268,3 @@ def test_what_cannot_be_a_vgg_is_refused(
 ) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_by_heart
-
-    torch.manual_seed(seed)
-    return learn_by_heart(vgg11(num_classes=10), pixels=32, steps=80, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"vgg11": ("VGG-11", {})}
-    return trials(train_smallest, seeds, CACHE / "vgg.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_a_batch_by_heart(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,18 +1,16 @@
 """ConvNeXt is torchvision's, tensor by tensor; its block mixes places, then channels."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
     CNBlock,
@@ -57,7 +55,6 @@ VARIANTS = [
     ),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "CNBlock": lambda: (CNBlock(16, layer_scale=0.5), (torch.randn(2, 16, 9, 12),)),
@@ -87,9 +84,12 @@ def test_names_shapes_order_and_costs_of_every_size_are_the_references(
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_the_reference_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 32, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 32, 64),
+    small=lambda: ConvNeXt((1, 2, 1, 1), (8, 16, 32, 64), num_classes=10),
+    small_images=(2, 3, 32, 64),
+)
 
 
 def test_the_largest_costs_what_the_paper_says_at_both_resolutions(evidence) -> None:
@@ -234,14 +234,6 @@ def test_drop_rates_grow_evenly_from_zero_to_the_last_block() -> None:
     assert rates == pytest.approx([0.01 * index for index in range(18)])
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = ConvNeXt((1, 2, 1, 1), (8, 16, 32, 64), num_classes=10)
-    model(torch.randn(2, 3, 32, 64)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_it_takes_32_pixels_and_refuses_31() -> None:
     with torch.device("meta"):
         model = convnext_tiny()
@@ -279,10 +271,7 @@ def test_what_cannot_be_a_convnext_is_refused(
 
 
 def test_the_figures_draw_what_the_network_computes() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/convnext.py")
-    )
-    check(found["figure"], found["module"]())
+    found = figure_source("modern/convnext")
     with torch.device("meta"):
         x, sizes = torch.empty(1, 3, 224, 224), []
         for part in convnext_tiny().features:
@@ -290,34 +279,3 @@ def test_the_figures_draw_what_the_network_computes() -> None:
             if isinstance(part[0], CNBlock):
                 sizes.append((x.shape[-1], x.shape[1], f"{len(part)} blocks"))
     assert found["SIZES"][1:] == sizes
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(convnext_tiny(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"convnext_tiny": ("ConvNeXt-T", {})}
-    return trials(train_smallest, seeds, CACHE / "convnext_tiny.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

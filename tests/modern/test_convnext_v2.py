@@ -1,18 +1,15 @@
 """ConvNeXt V2 is timm's; its norm lets channels compete by their response."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from cnn_site.equivalence import compare
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.modern import (
     CNBlock,
     CNBlockV2,
@@ -43,8 +40,6 @@ VARIANTS = [
     order(convnextv2_large, "ConvNeXt V2-L", "timm.convnextv2_large", net="outputs"),
     order(convnextv2_huge, "ConvNeXt V2-H", "timm.convnextv2_huge", net="outputs"),
 ]
-
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 
 def norm_of(channels: int) -> GlobalResponseNorm:
@@ -85,9 +80,12 @@ def test_shapes_order_and_costs_of_every_size_are_timms_and_the_papers(
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 32, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 32, 64),
+    small=lambda: ConvNeXtV2((1, 2, 1, 1), 8, num_classes=10),
+    small_images=(2, 3, 32, 64),
+)
 
 
 def test_the_norm_computes_what_timms_computes(evidence) -> None:
@@ -100,7 +98,7 @@ def test_the_norm_computes_what_timms_computes(evidence) -> None:
         "grn",
         result,
         reference="timm.layers.GlobalResponseNorm",
-        settings="16 channels last; parameters paired by order",
+        settings="16 channels last",
     )
 
 
@@ -202,14 +200,6 @@ def test_drop_path_leaves_out_whole_images_and_keeps_the_mean() -> None:
     torch.testing.assert_close(branch.mean(0), still, rtol=0.05, atol=1e-3)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = ConvNeXtV2((1, 2, 1, 1), 8, num_classes=10)
-    model(torch.randn(2, 3, 32, 64)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_it_takes_32_pixels_and_refuses_31() -> None:
     with torch.device("meta"):
         model = convnextv2_atto()
@@ -238,41 +228,3 @@ def test_what_cannot_be_a_convnext_v2_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_the_figure_draws_what_the_block_computes() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/convnext_v2.py")
-    )
-    check(found["figure"], found["module"](), found["leaves"]())
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(convnextv2_atto(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"convnextv2_atto": ("ConvNeXt V2-A", {})}
-    return trials(train_smallest, seeds, CACHE / "convnextv2_atto.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

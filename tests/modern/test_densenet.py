@@ -1,19 +1,17 @@
 """DenseNet is torchvision's, tensor by tensor; its laws are those of concatenation."""
 
 import re
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.modern import (
     DenseBlock,
     DenseLayer,
@@ -42,7 +40,6 @@ VARIANTS = [
     ),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "DenseBlock": lambda: (DenseBlock(3, 8, 4), (torch.randn(2, 8, 9, 7),)),
@@ -77,9 +74,11 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 64, 96))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 64, 96),
+    small=lambda: DenseNet((2, 2, 1, 1), 4, num_classes=10),
+)
 
 
 def test_torchvisions_file_loads_once_its_old_names_are_joined() -> None:
@@ -246,18 +245,8 @@ def test_dropout_acts_on_what_a_layer_adds_and_not_on_what_it_passes_on() -> Non
     assert (block.eval()(x)[:, 8:] == 0).double().mean() < 1e-3
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = DenseNet((2, 2, 1, 1), 4, num_classes=10)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/densenet.py")
-    )
+    found = figure_source("modern/densenet")
     check(found["figure"], DenseBlock(2, 64, 32))
     check(found["transition"], Transition(256, 128))
     sizes, parts = [], []
@@ -308,34 +297,3 @@ def test_what_cannot_be_a_densenet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(densenet121(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"densenet121": ("DenseNet-121", {})}
-    return trials(train_smallest, seeds, CACHE / "densenet121.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

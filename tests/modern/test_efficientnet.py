@@ -1,9 +1,7 @@
 """EfficientNet is torchvision's, its Lite form timm's; its laws are those of scaling."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.attention import SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
@@ -75,8 +73,6 @@ VARIANTS = [
     LITE,
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
-FIGURES = Path(__file__).parents[2] / "snippets/modern/figures/efficientnet.py"
 
 DEVICE_CASES = {
     "MBConv": lambda: (MBConv(16, 24, stride=2), (torch.randn(2, 16, 9, 12),)),
@@ -99,9 +95,14 @@ def test_names_shapes_order_and_costs_of_every_size_are_the_references(
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_the_reference_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 72, 104))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 72, 104),
+    small=lambda: EfficientNet(
+        [MBStage(6, 3, 2, 16, 2), MBStage(4, 5, 1, 24, 1)], 10, stem=8, head=32
+    ),
+    small_images=(4, 3, 24, 20),
+)
 
 
 @pytest.mark.parametrize("number", range(1, 8))
@@ -188,7 +189,7 @@ def test_for_ten_classes_b0_has_a_quarter_fewer_parameters(evidence) -> None:
 
 
 def test_b0_has_the_maps_of_the_papers_table_1() -> None:
-    found = runpy.run_path(str(FIGURES))
+    found = figure_source("modern/efficientnet")
     with torch.device("meta"):
         x, maps = torch.empty(1, 3, 224, 224), []
         for stage in efficientnet_b0().features:
@@ -289,17 +290,8 @@ def test_lite_has_neither_gates_nor_silu() -> None:
     assert nn.ReLU6 in kinds
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    stages = [MBStage(6, 3, 2, 16, 2), MBStage(4, 5, 1, 24, 1)]
-    model = EfficientNet(stages, num_classes=10, stem=8, head=32)
-    model(torch.randn(4, 3, 24, 20)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(str(FIGURES))
-    check(found["figure"], found["module"](), found["leaves"]())
+    found = figure_source("modern/efficientnet")
     check(found["lite"], MBConv(24, 24, activation=nn.ReLU6, squeeze=False))
 
 
@@ -384,31 +376,3 @@ def test_published_weights_name_a_cat_an_espresso_and_a_rocket() -> None:
 @pytest.mark.record
 def test_record_what_published_weights_see_in_three_photos(evidence) -> None:
     evidence.measured("photos", arguments=PHOTOS, run=name_photos)
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(efficientnet_b0(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"efficientnet_b0": ("EfficientNet-B0", {})}
-    return trials(train_smallest, seeds, CACHE / "efficientnet_b0.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

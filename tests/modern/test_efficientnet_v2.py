@@ -1,18 +1,16 @@
 """EfficientNetV2 is torchvision's; its laws are those of a fused first half."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.attention import SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
@@ -53,8 +51,6 @@ VARIANTS = [
     ],
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
-FIGURES = Path(__file__).parents[2] / "snippets/modern/figures/efficientnet_v2.py"
 
 DEVICE_CASES = {
     "FusedMBConv": lambda: (FusedMBConv(16, 24, stride=2), (torch.randn(2, 16, 9, 12),))
@@ -66,10 +62,15 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    height, width = (40, 56) if variant is SMALLEST else (72, 104)
-    variant.hold(evidence, torch.randn(2, 3, height, width))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=lambda variant: (2, 3, 40, 56) if variant is SMALLEST else (2, 3, 72, 104),
+    small=(
+        partial(FusedMBConv, 8, 8),
+        partial(FusedMBConv, 8, 12, stride=2, expansion=1),
+    ),
+    small_images=(4, 8, 9, 7),
+)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.key)
@@ -164,16 +165,8 @@ def test_fusing_costs_more_the_wider_the_block(evidence) -> None:
     evidence.computed("fused", rows)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    for block in (FusedMBConv(8, 8), FusedMBConv(8, 12, stride=2, expansion=1)):
-        block(torch.randn(4, 8, 9, 7)).square().sum().backward()
-        for name, parameter in block.named_parameters():
-            assert parameter.grad is not None and parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_block_and_the_network_compute() -> None:
-    found = runpy.run_path(str(FIGURES))
-    check(found["figure"], found["module"]())
+    found = figure_source("modern/efficientnet-v2")
     with torch.device("meta"):
         x, maps = torch.empty(1, 3, 384, 384), []
         for stage in efficientnet_v2_s().features:
@@ -208,34 +201,3 @@ def test_what_cannot_be_an_efficientnet_v2_is_refused(
 ) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(efficientnet_v2_s(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"efficientnet_v2_s": ("EfficientNetV2-S", {})}
-    return trials(train_smallest, seeds, CACHE / "efficientnet_v2_s.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,18 +1,16 @@
 """GhostNet is timm's, tensor by tensor; half of every ghost module's maps are ghosts."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.attention import SqueezeExcitation
 from cnn_techniques.modern import (
     GHOSTNET_BLOCKS,
@@ -34,7 +32,6 @@ VARIANTS = [
     by_order(ghostnet_130, "GhostNet 1.3×", "timm.ghostnet_130", net="slow"),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "GhostModule": lambda: (GhostModule(16, 24), (torch.randn(2, 16, 9, 12),)),
@@ -53,9 +50,11 @@ def test_shapes_order_and_costs_of_every_width_are_timms(evidence) -> None:
     evidence.computed("cost", {v.key: v.form() for v in VARIANTS})
 
 
-@each(VARIANTS)
-def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 48, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 48, 64),
+    small=lambda: GhostNet(num_classes=10, width=0.5),
+)
 
 
 @pytest.mark.parametrize("ratio", [2, 3])
@@ -153,18 +152,8 @@ def test_dropout_zeroes_a_fifth_of_the_features_in_training_only() -> None:
     assert torch.equal(model.eval()(x), model(x))
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = GhostNet(num_classes=10, width=0.5)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/ghostnet.py")
-    )
+    found = figure_source("modern/ghostnet")
     check(found["figure"], GhostModule(16, 64))
     check(found["bottleneck"], GhostBottleneck(16, 48, 24, 3, 2), (GhostModule,))
     with torch.device("meta"):
@@ -206,34 +195,3 @@ def test_what_cannot_be_a_ghostnet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(ghostnet_050(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"ghostnet_050": ("GhostNet 0.5×", {})}
-    return trials(train_smallest, seeds, CACHE / "ghostnet.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,19 +1,17 @@
 """MobileNet v1 is timm's, tensor by tensor; its sizes are those of the paper's tables."""
 
-import runpy
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
     MobileNetV1,
@@ -37,7 +35,6 @@ NARROWER = {
     mobilenetv1_025: ("MobileNet v1, 0.25", 41, 0.5),
 }
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "SeparableBlock": lambda: (
@@ -102,9 +99,11 @@ def test_with_full_convolutions_it_is_the_network_of_the_papers_table_4(
     evidence.computed("full", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 32, 48))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 32, 48),
+    small=lambda: MobileNetV1(num_classes=10, width=0.25),
+)
 
 
 def test_table_1_of_the_paper_is_what_each_block_returns() -> None:
@@ -210,14 +209,6 @@ def test_a_smaller_image_costs_the_square_as_the_papers_table_7_has_it() -> None
         assert cost.macs / 1e6 == pytest.approx(mult_adds, abs=1)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = MobileNetV1(num_classes=10, width=0.25)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_any_size_of_image_works_and_other_channels_too() -> None:
     model = MobileNetV1(num_classes=5, width=0.25, in_channels=1).eval()
     for size in [(1, 1), (31, 33), (65, 32)]:
@@ -225,10 +216,7 @@ def test_any_size_of_image_works_and_other_channels_too() -> None:
 
 
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/mobilenet_v1.py")
-    )
-    check(found["figure"], found["module"]())
+    found = figure_source("modern/mobilenet-v1")
     model, x = on_meta(mobilenetv1_100)
     x, sizes = model.conv_stem(x), []
     for stage in model.blocks:
@@ -260,34 +248,3 @@ def test_what_cannot_be_a_mobilenet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(mobilenetv1_100(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"mobilenetv1_100": ("MobileNet v1, 1.0", {})}
-    return trials(train_smallest, seeds, CACHE / "mobilenetv1_100.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

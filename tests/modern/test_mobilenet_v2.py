@@ -1,17 +1,15 @@
 """MobileNet v2 is torchvision's, tensor by tensor; its blocks end in a linear map."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import InvertedResidual, MobileNetV2, mobilenet_v2
 from cnn_techniques.modern.mobilenet_v2 import _mobilenet_v2_round
@@ -45,7 +43,6 @@ VARIANTS = [
     ),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "InvertedResidual": lambda: (
@@ -79,9 +76,12 @@ def test_names_shapes_order_and_costs_of_every_width_are_torchvisions(evidence) 
     assert rows["mobilenet_v2_140"]["params"] / 1e6 == pytest.approx(6.1, abs=0.05)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 32, 48))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 32, 48),
+    small=lambda: MobileNetV2(num_classes=10, width=0.35),
+    smallest=SMALLEST,
+)
 
 
 def test_table_2_of_the_paper_is_what_each_block_returns(evidence) -> None:
@@ -177,14 +177,6 @@ def test_dropout_acts_before_the_classifier_in_training_alone() -> None:
     assert torch.equal(drop.eval()(ones), ones)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = MobileNetV2(num_classes=10, width=0.35)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_any_size_of_image_works_and_other_channels_too() -> None:
     model = MobileNetV2(num_classes=5, width=0.35, in_channels=1).eval()
     for size in [(1, 1), (31, 33), (65, 32)]:
@@ -192,10 +184,7 @@ def test_any_size_of_image_works_and_other_channels_too() -> None:
 
 
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/mobilenet_v2.py")
-    )
-    check(found["figure"], found["module"]())
+    found = figure_source("modern/mobilenet-v2")
     model, x = on_meta(mobilenet_v2)
     sizes: dict[int, tuple[int, int]] = {}
     for layer in model.features[:-1]:
@@ -228,34 +217,3 @@ def test_what_cannot_be_a_mobilenet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(mobilenet_v2(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"mobilenet_v2": ("MobileNet v2, 1.0", {})}
-    return trials(train_smallest, seeds, CACHE / "mobilenet_v2.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

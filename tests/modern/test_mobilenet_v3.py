@@ -1,18 +1,16 @@
 """MobileNet v3 is torchvision's, tensor by tensor; its tables are the paper's."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.attention import SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
@@ -53,7 +51,6 @@ VARIANTS = [
     SMALLEST,
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "InvertedResidualV3": lambda: (
@@ -94,10 +91,13 @@ def test_the_papers_small_has_a_wider_head_and_so_its_2_9_m_parameters(
     evidence.computed("head", {"small_1280": row})
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
     # smaller images leave the last norms too few values for their statistics
-    variant.hold(evidence, torch.randn(2, 3, 64, 96))
+    images=(2, 3, 64, 96),
+    small=lambda: mobilenet_v3_small(num_classes=10, width=0.5),
+    smallest=SMALLEST,
+)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +213,6 @@ def test_dropout_acts_before_the_last_layer_in_training_alone() -> None:
     assert torch.equal(model.eval().classifier[2](ones(2, 9)), ones(2, 9))
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = mobilenet_v3_small(num_classes=10, width=0.5)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_any_size_of_image_works_and_other_channels_too() -> None:
     model = MobileNetV3(MOBILENET_V3_SMALL, 64, 5, 0.5, in_channels=1).eval()
     for size in [(1, 1), (31, 33), (65, 32)]:
@@ -229,10 +220,7 @@ def test_any_size_of_image_works_and_other_channels_too() -> None:
 
 
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/mobilenet_v3.py")
-    )
-    check(found["figure"], found["module"](), leaves=(SqueezeExcitation,))
+    found = figure_source("modern/mobilenet-v3")
     model, x = on_meta(mobilenet_v3_large)
     sizes: dict[int, tuple[int, int]] = {}
     for layer in model.features[:-1]:
@@ -265,34 +253,3 @@ def test_what_cannot_be_a_mobilenet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(mobilenet_v3_small(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"mobilenet_v3_small": ("MobileNet v3, Small", {})}
-    return trials(train_smallest, seeds, CACHE / "mobilenet_v3_small.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,18 +1,16 @@
 """MobileNet v4 is timm's, tensor by tensor; its tables are the paper's."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
     MobileNetV4,
@@ -55,7 +53,6 @@ VARIANTS = [
 ]
 KINDS = {"IB": (0, 3), "ConvNeXt": (3, 0), "ExtraDW": (3, 3), "FFN": (0, 0)}
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "UniversalInvertedBottleneck": lambda: (
@@ -94,10 +91,12 @@ def test_shapes_order_and_costs_of_every_size_are_timms(evidence) -> None:
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
     # four images: with two, the norm behind the mean returns 1 and -1 and no gradient
-    variant.hold(evidence, torch.randn(4, 3, 64, 96))
+    images=(4, 3, 64, 96),
+    small=lambda: mobilenetv4_conv_small(num_classes=10),
+)
 
 
 @pytest.mark.parametrize(
@@ -225,15 +224,6 @@ def test_dropout_acts_before_the_classifier_in_training_alone() -> None:
     assert torch.equal(drop.eval()(ones), ones)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = mobilenetv4_conv_small(num_classes=10)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_any_size_of_image_works_and_other_channels_too() -> None:
     rows = MOBILENET_V4_CONV_SMALL
     model = MobileNetV4(rows, 8, [], num_classes=5, in_channels=1).eval()
@@ -242,10 +232,7 @@ def test_any_size_of_image_works_and_other_channels_too() -> None:
 
 
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/mobilenet_v4.py")
-    )
-    check(found["figure"], found["module"]())
+    found = figure_source("modern/mobilenet-v4")
     model, x = on_meta(mobilenetv4_conv_small)
     sizes: dict[int, tuple[int, int]] = {}
     for layer in model.features[:-1]:
@@ -289,34 +276,3 @@ def test_what_cannot_be_a_mobilenet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(mobilenetv4_conv_small(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"mobilenetv4_conv_small": ("MobileNet v4, Conv-Small", {})}
-    return trials(train_smallest, seeds, CACHE / "mobilenetv4_conv_small.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,17 +1,15 @@
 """Pre-activation ResNet is timm's, tensor by tensor; its shortcuts carry x untouched."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.modern import (
     BasicBlock,
     PreActivationBasicBlock,
@@ -38,7 +36,6 @@ VARIANTS = [
     ),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "PreActivationBasicBlock": lambda: (
@@ -86,9 +83,13 @@ def test_shapes_order_and_costs_of_every_size_are_timms(evidence) -> None:
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 48, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 48, 64),
+    small=lambda: PreActivationResNet(
+        PreActivationBottleneck, (1, 2, 1, 1), 10, width=8
+    ),
+)
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), (1001, 10.2)])
@@ -169,21 +170,8 @@ def test_a_projection_starts_from_the_norm_and_the_relu_of_the_branch() -> None:
     torch.testing.assert_close(block(x), projected, rtol=1e-10, atol=1e-10)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = PreActivationResNet(PreActivationBottleneck, (1, 2, 1, 1), 10, width=8)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(
-            Path(__file__).parents[2]
-            / "snippets/modern/figures/preactivation_resnet.py"
-        )
-    )
+    found = figure_source("modern/preactivation-resnet")
     check(found["basic"], PreActivationBasicBlock(64, 64))
     check(
         found["bottleneck"], PreActivationBottleneck(256, 128, stride=2, project=True)
@@ -226,34 +214,3 @@ def test_what_cannot_be_a_preactivation_resnet_is_refused(
 def test_one_pixel_is_enough() -> None:
     scores = resnetv2_18(num_classes=10).eval()(torch.randn(2, 3, 1, 1))
     assert scores.shape == (2, 10)
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(resnetv2_18(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"resnetv2_18": ("ResNetV2-18", {})}
-    return trials(train_smallest, seeds, CACHE / "resnetv2_18.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,18 +1,16 @@
 """RegNet is torchvision's; its widths are computed, and held against the paper's."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.attention import SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
@@ -87,7 +85,6 @@ PAPER = {  # figures 15 and 16: multiply-adds in thousand millions, parameters i
     "regnet_y_32gf": (32.3, 145.0),
 }
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "RegNetBlock": lambda: (
@@ -153,9 +150,12 @@ def test_names_and_costs_are_torchvisions_and_the_papers_with_its_rounding(
     assert wider == ["regnet_x_400mf", "regnet_y_800mf", "regnet_y_8gf"]
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 64, 96))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 64, 96),
+    small=lambda: RegNet([(1, 16, 8), (2, 24, 8)], se_ratio=0.25, num_classes=10),
+    smallest=SMALLEST,
+)
 
 
 @pytest.mark.parametrize("key", PARAMETERS)
@@ -264,19 +264,8 @@ def test_a_single_pixel_is_an_image() -> None:
     assert regnet_y_400mf(5).eval()(torch.randn(1, 3, 1, 1)).shape == (1, 5)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = RegNet([(1, 16, 8), (2, 24, 8)], se_ratio=0.25, num_classes=10)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/regnet.py")
-    )
+    found = figure_source("modern/regnet")
     block = RegNetBlock(104, 104, group_width=8, se_ratio=0.25)
     check(found["figure"], block, (SqueezeExcitation,))
     with torch.device("meta"):
@@ -316,34 +305,3 @@ def test_what_cannot_be_a_regnet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(regnet_y_400mf(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"regnet_y_400mf": ("RegNetY-400MF", {})}
-    return trials(train_smallest, seeds, CACHE / "regnet_y_400mf.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

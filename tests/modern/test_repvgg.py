@@ -1,18 +1,16 @@
 """RepVGG is timm's, tensor by tensor; its folded form computes the same."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
     RepVGG,
@@ -45,7 +43,6 @@ VARIANTS = [
     ),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "RepVGGBlock": lambda: (RepVGGBlock(16, 16), (torch.randn(2, 16, 9, 12),)),
@@ -86,9 +83,11 @@ def test_shapes_order_and_costs_of_every_size_are_timms_before_and_after(
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 48, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 48, 64),
+    small=lambda: RepVGG((1, 2, 1, 1), 0.25, 0.25, 10),
+)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -175,18 +174,8 @@ def test_the_input_is_a_branch_only_where_the_shape_stays(
     assert norms == branches
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = RepVGG((1, 2, 1, 1), 0.25, 0.25, 10)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_block_computes() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/repvgg.py")
-    )
+    found = figure_source("modern/repvgg")
     check(found["figure"], RepVGGBlock(48, 48))
     check(found["folded"], nn.Sequential(RepVGGBlock(48, 48).fold(), nn.ReLU()))
     with torch.device("meta"):
@@ -225,34 +214,3 @@ def test_what_cannot_be_a_repvgg_is_refused(
 def test_one_pixel_is_enough() -> None:
     scores: Tensor = repvgg_a0(num_classes=10).eval()(torch.randn(2, 3, 1, 1))
     assert scores.shape == (2, 10)
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(repvgg_a0(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"repvgg_a0": ("RepVGG-A0", {})}
-    return trials(train_smallest, seeds, CACHE / "repvgg_a0.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,6 +1,5 @@
 """ResNet is torchvision's, tensor by tensor; its laws are those of a residual."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_site.equivalence import compare
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each, reference
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant, reference
 from cnn_techniques.attention import SqueezeExcitation
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
@@ -36,7 +35,6 @@ VARIANTS = [
     Variant(resnet152, "ResNet-152", "torchvision.models.resnet152", net="slow"),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "BasicBlock": lambda: (BasicBlock(16, 32, stride=2), (torch.randn(2, 16, 9, 12),)),
@@ -74,9 +72,11 @@ def test_multiply_adds_with_the_stride_where_the_paper_has_it(evidence) -> None:
     evidence.computed("stride", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 48, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 48, 64),
+    small=lambda: ResNet(Bottleneck, (1, 2, 1, 1), num_classes=10, width=8),
+)
 
 
 @pytest.mark.slow
@@ -87,9 +87,7 @@ def test_with_squeeze_and_excitation_it_computes_what_timms_seresnet_computes(
     result = compare(
         ours, reference("timm.seresnet18"), torch.randn(2, 3, 48, 64), match="order"
     )
-    settings = (
-        "attention=SqueezeExcitation(C, max(8, C // 16)); parameters paired by order"
-    )
+    settings = "attention=SqueezeExcitation(C, max(8, C // 16))"
     evidence.equivalent(
         "se-resnet18",
         result,
@@ -132,14 +130,6 @@ def test_a_branch_whose_last_norm_is_zero_leaves_the_identity(
     nn.init.zeros_(block.get_submodule(last).weight)
     x = torch.randn(2, 64 if last == "bn3" else 16, 9, 7)
     assert torch.equal(block(x), x.relu())
-
-
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = ResNet(Bottleneck, (1, 2, 1, 1), num_classes=10, width=8)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
 
 
 @pytest.mark.parametrize(
@@ -200,9 +190,7 @@ def test_attention_acts_on_the_branch_and_leaves_the_shortcut_alone() -> None:
 
 
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/resnet.py")
-    )
+    found = figure_source("modern/resnet")
     check(found["basic"], BasicBlock(64, 64))
     check(found["bottleneck"], Bottleneck(256, 128, stride=2))
     with torch.device("meta"):
@@ -316,34 +304,6 @@ def train_all(
         pair = paired(accuracies[f"residual{depth}"], accuracies[f"plain{depth}"])
         pairs[str(depth)] = {"name": f"residual - plain, {depth} layers", **pair}
     return {"seeds": len(seeds), "arms": rows, "paired": pairs}
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(resnet18(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"resnet18": ("ResNet-18", {})}
-    return trials(train_smallest, seeds, CACHE / "resnet18.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)
 
 
 @pytest.mark.record

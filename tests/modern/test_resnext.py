@@ -1,17 +1,15 @@
 """ResNeXt is torchvision's, tensor by tensor; its groups are the paper's sum of paths."""
 
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.modern import (
     Bottleneck,
     ResNet,
@@ -41,7 +39,6 @@ VARIANTS = [
     ),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "ResNeXtBlock": lambda: (
@@ -88,9 +85,11 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 48, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 48, 64),
+    small=lambda: ResNet(ResNeXtBlock, (1, 2, 1, 1), num_classes=10, width=16),
+)
 
 
 def test_groups_are_the_sum_of_paths_of_the_papers_equation_2() -> None:
@@ -158,14 +157,6 @@ def test_the_widths_of_paths_double_from_stage_to_stage() -> None:
             assert block.conv2.out_channels == 32 * 8 * 2**number
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = ResNet(ResNeXtBlock, (1, 2, 1, 1), num_classes=10, width=16)
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 class add(nn.Module):  # named as the figure's box
     def forward(self, *results: Tensor) -> Tensor:
         return torch.stack(results).sum(dim=0)
@@ -186,9 +177,7 @@ class ThreePaths(nn.Module):
 
 
 def test_the_figures_draw_what_the_block_computes() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/resnext.py")
-    )
+    found = figure_source("modern/resnext")
     check(found["figure"], ResNeXtBlock(256, 64))
     check(found["paths"], ThreePaths(), leaves=(add,))
     with torch.device("meta"):
@@ -227,34 +216,3 @@ def test_one_pixel_is_enough() -> None:
         2,
         10,
     )
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(resnext50_32x4d(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"resnext50_32x4d": ("ResNeXt-50 (32×4d)", {})}
-    return trials(train_smallest, seeds, CACHE / "resnext50_32x4d.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

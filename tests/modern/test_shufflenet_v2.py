@@ -1,18 +1,16 @@
 """ShuffleNet v2 is torchvision's; its laws are those of a permutation."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.modern import (
     ShuffleNetV2,
     ShuffleUnit,
@@ -38,7 +36,6 @@ PAPER = {  # table 5: FLOPs (they are multiply-adds) and weights, both in millio
     "shufflenet_v2_x2_0": (591, 7.4),
 }
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "ShuffleUnit": lambda: (ShuffleUnit(8, 8), (torch.randn(2, 8, 9, 12),)),
@@ -65,9 +62,11 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
     evidence.computed("cost", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 64, 96))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 64, 96),
+    small=lambda: ShuffleNetV2((8, 16, 32), 16, num_classes=10, units=(2, 2, 2)),
+)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(6, 2), (12, 3), (12, 4), (58, 2)])
@@ -175,19 +174,8 @@ def test_a_single_pixel_is_an_image() -> None:
     assert shufflenet_v2_x0_5(5).eval()(torch.randn(1, 3, 1, 1)).shape == (1, 5)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = ShuffleNetV2((8, 16, 32), 16, num_classes=10, units=(2, 2, 2))
-    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_units_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/shufflenet_v2.py")
-    )
+    found = figure_source("modern/shufflenet-v2")
     check(found["figure"], ShuffleUnit(116, 116))
     check(found["down"], ShuffleUnit(24, 116, stride=2))
     with torch.device("meta"):
@@ -223,34 +211,3 @@ def test_what_cannot_be_a_shufflenet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(shufflenet_v2_x0_5(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"shufflenet_v2_x0_5": ("ShuffleNet v2 0.5×", {})}
-    return trials(train_smallest, seeds, CACHE / "shufflenet_v2_x0_5.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

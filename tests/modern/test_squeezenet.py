@@ -1,18 +1,16 @@
 """SqueezeNet is torchvision's; its laws are those of few parameters."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each, reference
+from cnn_site.figures.check import figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant, reference
 from cnn_techniques.modern import Fire, SqueezeNet, squeezenet1_0, squeezenet1_1
 
 SMALLEST = Variant(squeezenet1_1, "SqueezeNet 1.1", "torchvision.models.squeezenet1_1")
@@ -21,8 +19,6 @@ VARIANTS = [
     SMALLEST,
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
-FIGURES = Path(__file__).parents[2] / "snippets/modern/figures/squeezenet.py"
 
 DEVICE_CASES = {
     "Fire": lambda: (Fire(16, 4, 8), (torch.randn(2, 16, 9, 12),)),
@@ -57,9 +53,15 @@ def test_alexnet_has_fifty_times_the_parameters(evidence) -> None:
     evidence.computed("against", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 48, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 48, 64),
+    small=lambda: squeezenet1_1(num_classes=10),
+    small_images=(8, 3, 64, 80),
+    smallest=SMALLEST,
+    # At 32 pixels the last map is one pixel, and the ReLU after it ends the learning.
+    recipe={"pixels": 64},
+)
 
 
 def test_a_fire_module_is_a_squeeze_and_one_3x3_convolution() -> None:
@@ -87,7 +89,7 @@ def test_a_fire_module_has_the_parameters_of_its_formula(
 
 
 def test_the_maps_of_the_papers_table_1_are_those_of_227_pixels() -> None:
-    found = runpy.run_path(str(FIGURES))
+    found = figure_source("modern/squeezenet")
     with torch.device("meta"):
         x, sides = torch.empty(1, 3, 227, 227), []
         for layer in squeezenet1_0().features:
@@ -130,19 +132,6 @@ def test_the_start_is_torchvisions() -> None:
     assert not any(p.any() for n, p in ours.named_parameters() if n.endswith("bias"))
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    model = squeezenet1_1(num_classes=10)
-    model(torch.randn(8, 3, 64, 80)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
-
-
-def test_the_figures_draw_what_the_block_computes() -> None:
-    found = runpy.run_path(str(FIGURES))
-    check(found["figure"], found["module"]())
-
-
 @pytest.mark.parametrize(("make", "least"), [(squeezenet1_0, 21), (squeezenet1_1, 17)])
 def test_the_smallest_image_works_and_one_less_is_refused(
     make: Callable[[], SqueezeNet], least: int
@@ -174,36 +163,3 @@ def test_what_cannot_be_a_squeezenet_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(pixels: int, seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(squeezenet1_1(num_classes=10), pixels=pixels, seed=seed)
-
-
-def train_seeds(pixels: int, seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"squeezenet1_1": ("SqueezeNet 1.1", {"pixels": pixels})}
-    return trials(train_smallest, seeds, CACHE / "squeezenet1_1.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    # At 32 pixels the last map is one pixel, and the ReLU after it ends the learning.
-    arguments = {"pixels": 64, "seeds": [0, 1, 2]}
-    evidence.measured("learns", arguments=arguments, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,9 +1,7 @@
 """The Vision Transformer is torchvision's; what it has not built in is shown as laws."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_site.equivalence import compare, difference
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
+from cnn_site.proofs import network_proof
 from cnn_site.variants import Variant, each, reference
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
@@ -35,13 +32,18 @@ VARIANTS = [
     Variant(vit_h_14, "ViT-H/14", "torchvision.models.vit_h_14", net="outputs"),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
-
 
 def small(**options: int) -> VisionTransformer:
     """Two blocks, 3 x 3 patches of 8 pixels: what the tests can afford."""
     sizes = {"num_classes": 10, "image_size": 24, **options}
     return VisionTransformer(8, 2, 4, 48, 96, **sizes)
+
+
+def biased() -> VisionTransformer:
+    """With biases of queries, keys and values, which start at zero and then hide one another's gradients."""
+    model = small()
+    nn.init.normal_(model.encoder.layers[0].self_attention.in_proj_bias)
+    return model
 
 
 DEVICE_CASES = {
@@ -230,15 +232,6 @@ def test_dropout_acts_in_training_only_and_keeps_the_mean() -> None:
     assert float(drawn.mean()) == pytest.approx(1, abs=0.01)
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = small()
-    nn.init.normal_(model.encoder.layers[0].self_attention.in_proj_bias)
-    model(torch.randn(4, 3, 24, 24)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_one_patch_is_enough_and_another_size_is_refused() -> None:
     assert small(image_size=8)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
     with torch.device("meta"):
@@ -271,39 +264,17 @@ def test_what_cannot_be_a_vision_transformer_is_refused(
         make()
 
 
-def test_the_figure_draws_what_the_block_computes() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/vision_transformer.py")
-    )
-    check(found["figure"], found["module"](), found["leaves"]())
-
-
 # ---------------------------------------------------------------- the record
 
 
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_by_heart
-
-    torch.manual_seed(seed)
-    return learn_by_heart(vit_b_32(num_classes=10, image_size=64), pixels=64, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"vit_b_32": ("ViT-B/32", {})}
-    return trials(train_smallest, seeds, CACHE / "vit_b_32.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_a_batch_by_heart(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 224, 224]}, run=measure_speed)
+_, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=None,
+    small=biased,
+    small_images=(4, 3, 24, 24),
+    smallest=SMALLEST,
+    learns="one batch",
+    recipe={"pixels": 64},
+    options={"image_size": 64},
+    speed=(2, 3, 224, 224),
+)

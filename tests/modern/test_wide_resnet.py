@@ -1,9 +1,7 @@
 """Wide ResNet: torchvision's two tensor by tensor, the paper's by timm and its tables."""
 
-import runpy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +9,9 @@ import torchvision
 from torch import Tensor, nn
 
 from cnn_site.equivalence import compare
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
     Bottleneck,
@@ -43,7 +41,6 @@ VARIANTS = [
     ),
 ]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "WideBottleneck": lambda: (
@@ -104,9 +101,14 @@ def test_the_costs_of_the_papers_networks_for_cifar(evidence) -> None:
     evidence.computed("small", rows)
 
 
-@each(VARIANTS)
-def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 48, 64))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 48, 64),
+    small=lambda: WideResNet(16, 2),
+    small_images=(4, 3, 16, 24),
+    learns="one batch",
+    recipe={"pixels": 32},
+)
 
 
 def test_a_wide_bottleneck_computes_what_torchvisions_computes(evidence) -> None:
@@ -138,7 +140,7 @@ def test_the_network_for_small_images_computes_what_timms_parts_compute(
         found,
         reference="timm.models.resnetv2.ResNetV2",
         settings="basic blocks with batch norm; stem of one 3×3 convolution and a "
-        "linear head in place of its own; parameters paired by order",
+        "linear head in place of its own",
     )
 
 
@@ -225,18 +227,8 @@ def test_dropout_works_between_the_convolutions_in_training_only() -> None:
     assert torch.equal(block.eval()(x), block(x))
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = WideResNet(16, 2, dropout=0.1)
-    model(torch.randn(4, 3, 16, 24)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/wide_resnet.py")
-    )
+    found = figure_source("modern/wide-resnet")
     check(found["bottleneck"], WideBottleneck(256, 64))
     check(found["block"], WideBlock(160, 160, dropout=0.3))
     with torch.device("meta"):
@@ -273,34 +265,3 @@ def test_what_cannot_be_a_wide_resnet_is_refused(
 def test_one_pixel_is_enough(make: Callable[..., nn.Module]) -> None:
     model = make(num_classes=10).eval()
     assert model(torch.randn(2, 3, 1, 1)).shape == (2, 10)
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_by_heart
-
-    torch.manual_seed(seed)
-    return learn_by_heart(wide_resnet50_2(num_classes=10), pixels=32, seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"wide_resnet50_2": ("WRN-50-2-bottleneck", {})}
-    return trials(train_smallest, seeds, CACHE / "wide_resnet50_2.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_a_batch_by_heart(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_torchvisions(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,17 +1,15 @@
 """Xception is timm's, tensor by tensor; its convolutions are full ones of rank one."""
 
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_site.figures.check import check
-from cnn_site.speed import beside_its_reference
-from cnn_site.variants import Variant, each
+from cnn_site.figures.check import check, figure_source
+from cnn_site.proofs import network_proof
+from cnn_site.variants import Variant
 from cnn_techniques.modern import (
     XCEPTION_FLOWS,
     Xception,
@@ -25,7 +23,6 @@ SMALLEST = Variant(
 )
 VARIANTS = [SMALLEST]
 
-CACHE = Path(__file__).parents[2] / ".cache" / "record"
 
 DEVICE_CASES = {
     "XceptionSeparable": lambda: (
@@ -44,9 +41,12 @@ def test_shapes_order_and_costs_are_timms(evidence) -> None:
     evidence.computed("cost", {v.key: v.form() for v in VARIANTS})
 
 
-@each(VARIANTS)
-def test_computes_what_timm_computes(variant: Variant, evidence) -> None:
-    variant.hold(evidence, torch.randn(2, 3, 24, 40))
+test_equal, test_gradients, test_learns, test_speed = network_proof(
+    VARIANTS,
+    images=(2, 3, 24, 40),
+    small=lambda: xception(num_classes=10),
+    small_images=(2, 3, 48, 64),
+)
 
 
 def test_the_parameters_are_those_of_the_papers_table_3() -> None:
@@ -124,18 +124,8 @@ def test_dropout_zeroes_half_of_the_features_in_training_only() -> None:
     assert 0.35 < kept / still < 0.65
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    model = xception(num_classes=10)
-    model(torch.randn(2, 3, 48, 64)).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.any(), name
-
-
 def test_the_figures_draw_what_the_blocks_compute() -> None:
-    found = runpy.run_path(
-        str(Path(__file__).parents[2] / "snippets/modern/figures/xception.py")
-    )
+    found = figure_source("modern/xception")
     check(found["figure"], XceptionBlock((64, 128, 128), 2, relu_first=False))
     with torch.device("meta"):
         model, x = xception().eval(), torch.empty(1, 3, 299, 299)
@@ -172,34 +162,3 @@ def test_what_cannot_be_an_xception_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# ---------------------------------------------------------------- the record
-
-
-def train_smallest(seed: int) -> dict[str, object]:
-    from cnn_lab.trial import learn_digits
-
-    torch.manual_seed(seed)
-    return learn_digits(xception(num_classes=10), seed=seed)
-
-
-def train_seeds(seeds: list[int]) -> dict[str, object]:
-    from cnn_lab.trial import trials
-
-    arms = {"xception": ("Xception", {})}
-    return trials(train_smallest, seeds, CACHE / "xception.jsonl", arms)
-
-
-@pytest.mark.record
-def test_record_it_learns_the_digits(evidence) -> None:
-    evidence.measured("learns", arguments={"seeds": [0, 1, 2]}, run=train_seeds)
-
-
-def measure_speed(shape: list[int]) -> dict[str, object]:
-    return beside_its_reference(SMALLEST, shape)
-
-
-@pytest.mark.record
-def test_record_speed_beside_timms(evidence) -> None:
-    evidence.measured("speed", arguments={"shape": [2, 3, 128, 128]}, run=measure_speed)

@@ -1,4 +1,3 @@
-import copy
 import math
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from cnn_lab.data import digits
 from cnn_lab.fit import accuracy, fit, steps
 from cnn_lab.record import interval, paired, repeat
-from cnn_site.equivalence import difference
+from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import AdamW
 
@@ -29,114 +28,37 @@ DEVICE_CASES = {
 }
 
 
-def network() -> nn.Module:
-    # No bias before the batch norm: its gradient is rounding alone, which Adam's
-    # division would blow up into steps of full length, other ones each time.
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3, bias=False),
-        nn.BatchNorm2d(4),
-        nn.GELU(),
-        nn.Flatten(),
-        nn.Linear(80, 3),
-    ).double()
-
-
-def groups(model: nn.Module) -> list[dict[str, object]]:
-    """Own values for everything that a group may set."""
-    conv, norm, linear = model[0], model[1], model[4]
-    return [
-        {"params": list(conv.parameters()), "weight_decay": 0.3},
-        {"params": list(norm.parameters()), "weight_decay": 0.0, "lr": 0.02},
-        {"params": list(linear.parameters()), "betas": (0.5, 0.9), "eps": 1e-3},
-    ]
-
-
-def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, count: int, seed: int = 1
-):
-    """Losses of `count` steps on noise; the gradients of the last."""
-    generator = torch.Generator().manual_seed(seed)
-    losses = []
-    for _ in range(count):
-        images = torch.randn(
-            4, 2, 6, 7, dtype=torch.float64, generator=generator
-        )  # batch 4, not square
-        optimizer.zero_grad()
-        loss = model(images).square().mean() + model(images).sum().sin()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return torch.stack(losses)
+OWN = (  # values for everything that a group may set
+    {"weight_decay": 0.3},
+    {"weight_decay": 0.0, "lr": 0.02},
+    {"betas": (0.5, 0.9), "eps": 1e-3},
+)
+STATE = {key: key for key in ("step", "exp_avg", "exp_avg_sq")}  # torch's names
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_fifty_steps_are_those_of_torch(evidence, decay: float) -> None:
-    model = network()
-    other = copy.deepcopy(model)
-    ours = AdamW(groups(model), lr=1e-2, weight_decay=decay)
-    theirs = torch.optim.AdamW(groups(other), lr=1e-2, weight_decay=decay)
-    outputs = {"losses": (train(model, ours, 50), train(other, theirs, 50))}
-    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
-        outputs[name] = a.detach(), b.detach()
-        outputs[f"{name}: m"] = ours.state[a]["exp_avg"], theirs.state[b]["exp_avg"]
-        outputs[f"{name}: v"] = (
-            ours.state[a]["exp_avg_sq"],
-            theirs.state[b]["exp_avg_sq"],
-        )
-    assert outputs["losses"][1].std() > 1e-3  # the network is alive, and moves
-    result = difference(
-        outputs,
-        shape=(4, 2, 6, 7),
-        modes=["50 steps, three parameter groups with own lr, betas, eps and decay"],
+    options = {"lr": 1e-2, "weight_decay": decay}
+    found = compare_steps(
+        AdamW, torch.optim.AdamW, options=options, groups=OWN, state=STATE
     )
     if decay:
         evidence.equivalent(
             "torch",
-            result,
+            found,
             reference="torch.optim.AdamW",
             settings="lr 0.01, weight_decay 0.1; amsgrad is not offered",
         )
 
 
 def test_fifty_steps_are_those_of_torch_when_the_rate_follows_a_schedule() -> None:
-    model = network()
-    other = copy.deepcopy(model)
-    ends = []
-    for net, kind in ((model, AdamW), (other, torch.optim.AdamW)):
-        optimizer = kind(net.parameters(), lr=1e-2, weight_decay=0.1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
-        for k in range(10):
-            train(net, optimizer, 5, seed=k)
-            schedule.step()
-        ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
-    difference({"parameters": (ends[0], ends[1])})
-
-
-@pytest.mark.parametrize("first", [AdamW, torch.optim.AdamW])
-@pytest.mark.parametrize("second", [AdamW, torch.optim.AdamW])
-def test_a_saved_state_goes_on_as_if_nothing_had_happened_torchs_too(
-    tmp_path: Path, first: type, second: type
-) -> None:
-    if first is second is torch.optim.AdamW:
-        pytest.skip("that is torch's own matter")
-    straight, broken = network(), network()
-    train(straight, torch.optim.AdamW(groups(straight)), 20)
-    before = first(groups(broken))
-    train(broken, before, 10)
-    torch.save(before.state_dict(), tmp_path / "optimizer.pt")
-    after = second(groups(broken))
-    after.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(10):  # what the first ten steps saw
-        torch.randn(4, 2, 6, 7, dtype=torch.float64, generator=generator)
-    for _ in range(10):
-        images = torch.randn(4, 2, 6, 7, dtype=torch.float64, generator=generator)
-        after.zero_grad()
-        (broken(images).square().mean() + broken(images).sum().sin()).backward()
-        after.step()
-    for a, b in zip(broken.parameters(), straight.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    compare_steps(
+        AdamW,
+        torch.optim.AdamW,
+        options={"lr": 1e-2, "weight_decay": 0.1},
+        state=STATE,
+        schedule=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 50),
+    )
 
 
 def test_the_update_is_algorithm_2_written_with_sums_over_all_gradients() -> None:

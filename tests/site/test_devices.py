@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from cnn_site import CATEGORIES, ROOT
-from cnn_site.equivalence import flatten
 from cnn_site.evidence import Evidence
+from cnn_site.trees import flatten, mapped
 
 PROOFS = sorted(p for c in CATEGORIES for p in (ROOT / "tests" / c).glob("test_*.py"))
 BOUNDS = {"float64": 1e-10, "float32": 1e-4}  # of the largest entry
@@ -33,20 +33,14 @@ def cases(path: Path) -> dict[str, Any]:
 
 
 def moved(value: Any, device: str, dtype: torch.dtype) -> Any:
-    if isinstance(value, nn.Module):
-        return copy.deepcopy(value).to(device, dtype).eval()
-    if isinstance(value, torch.Tensor):
-        return (
-            value.to(device, dtype) if value.is_floating_point() else value.to(device)
-        )
-    if isinstance(value, dict):
-        return {k: moved(v, device, dtype) for k, v in value.items()}
-    if isinstance(value, list):
-        return [moved(v, device, dtype) for v in value]
-    if isinstance(value, tuple):
-        made = [moved(v, device, dtype) for v in value]
-        return type(value)(*made) if hasattr(value, "_fields") else tuple(made)
-    return value
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, nn.Module):
+            return copy.deepcopy(leaf).to(device, dtype).eval()
+        if isinstance(leaf, torch.Tensor):
+            return leaf.to(device, dtype if leaf.is_floating_point() else leaf.dtype)
+        return leaf
+
+    return mapped(value, move)
 
 
 def result(make: Any, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

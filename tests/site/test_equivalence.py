@@ -1,6 +1,7 @@
 """The equivalence helper is worth what it refuses: faults are planted, each must be seen."""
 
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -165,8 +166,9 @@ def test_a_dead_reference_is_refused() -> None:
         compare(Net(ignored=True), Net(ignored=True), images())
 
 
-def test_dropout_is_refused_in_training_and_allowed_in_evaluation() -> None:
-    with pytest.raises(ValueError, match=r"ours: drop is Dropout with rate 0.5"):
+def test_dropout_is_drawn_alike_on_both_sides_or_named_as_a_possible_cause() -> None:
+    assert compare(Net(dropout=0.5), Net(dropout=0.5), images()).output <= 1e-10
+    with pytest.raises(AssertionError, match=r"ours: drop is Dropout with rate 0.5"):
         compare(Net(dropout=0.5), Net(), images())
     assert compare(Net(dropout=0.5), Net(), images(), train=False).modes == [
         "evaluation"
@@ -240,3 +242,58 @@ def test_functions_are_compared_by_pairs_of_tensors() -> None:
         difference({"loss": (x * 0, x * 0)})
     with pytest.raises(AssertionError, match="float32"):
         difference({"loss": (x.float(), x)})
+
+
+class Detector(nn.Module):
+    """Takes and returns lists, one entry per image; in training a loss over two proposals drawn at random."""
+
+    def __init__(self, ignored: bool = False, eager: bool = False) -> None:
+        super().__init__()
+        self.conv, self.ignored, self.eager = nn.Conv2d(3, 4, 3), ignored, eager
+
+    def forward(self, images: list[Tensor]) -> Any:
+        if self.ignored:
+            images = [images[0] for _ in images]
+        found = [self.conv(image[None])[0].flatten(1).T for image in images]
+        if not self.training:
+            return [{"features": rows.mean(0)} for rows in found]
+        if self.eager:
+            torch.rand(1)  # draws once more than the reference
+        rows = found[0]
+        return {"loss": rows[torch.randperm(len(rows))[:2]].square().mean()}
+
+
+def list_of_images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(3, 8, w, generator=generator) for w in (9, 11)]
+
+
+def test_a_list_of_images_is_a_batch_and_sampled_losses_are_drawn_alike() -> None:
+    result = compare(Detector(), Detector(), ([*list_of_images()],))
+    assert result.shape == [2, 3, 8, 9]
+    assert result.gradient is not None
+    with pytest.raises(AssertionError, match=r"0\.features of two different images"):
+        compare(Detector(ignored=True), Detector(ignored=True), ([*list_of_images()],))
+    with pytest.raises(AssertionError, match=r"1\.features in evaluation mode differs"):
+        compare(Detector(ignored=True), Detector(), ([*list_of_images()],))
+    with pytest.raises(AssertionError, match="loss in training mode differs"):
+        compare(Detector(eager=True), Detector(), ([*list_of_images()],))
+    with pytest.raises(ValueError, match=r"batch of \(1, 3, 8, 9\)"):
+        compare(Detector(), Detector(), (list_of_images()[:1],))
+    with pytest.raises(ValueError, match="square"):
+        compare(Detector(), Detector(), ([x[..., :8] for x in list_of_images()],))
+
+
+def test_seeded_passes_leave_the_callers_draws_alone() -> None:
+    ours, theirs, given = Detector(), Detector(), list_of_images()
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    compare(ours, theirs, (given,))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_that_parameters_were_paired_by_order_is_told_by_the_helper() -> None:
+    paired = compare(Net(name="stem"), Net(), images(), match="order").settings
+    assert paired == ["parameters paired by order"]
+    assert compare(Net(), Net(), images()).settings == []

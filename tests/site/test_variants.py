@@ -1,16 +1,20 @@
 """A variant's net catches what it is there for; the timing tells a slower network from an equal one."""
 
+import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cnn_site import speed
+from cnn_site import proofs, speed, variants
 from cnn_site.evidence import Evidence, load
+from cnn_site.proofs import network_proof
 from cnn_site.variants import Variant, each, reference, without_drawing
+from cnn_techniques.modern import squeezenet1_1, wide_resnet50_2
 
 
 class Small(nn.Module):
@@ -117,8 +121,9 @@ def test_dropout_and_drop_path_are_set_to_zero_and_counted() -> None:
 
 
 def test_slow_variants_run_in_the_slow_suite_only() -> None:
-    rows = each([variant(Small), variant(Small, net="slow")]).args[1]
-    assert [[m.name for m in row.marks] for row in rows] == [[], ["slow"]]
+    fast, slow = each([variant(Small), variant(Small, net="slow")]).args[1]
+    assert "slow" not in [m.name for m in fast.marks]
+    assert "slow" in [m.name for m in slow.marks]
 
 
 def test_an_unknown_reference_is_an_error_and_not_a_skip() -> None:
@@ -126,21 +131,65 @@ def test_an_unknown_reference_is_an_error_and_not_a_skip() -> None:
         reference("torchvision.models.resnet19")
 
 
-def test_the_ratio_is_the_references_time_through_ours(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def lasting(monkeypatch: pytest.MonkeyPatch):
+    """Makes runs that last so many seconds by a clock of their own."""
     now = 0.0
     monkeypatch.setattr(time, "process_time", lambda: now)
 
-    def lasting(seconds: float):
+    def make(seconds: float):
         def run() -> None:
             nonlocal now
             now += seconds
 
         return run
 
-    found = speed._alternating({"ours": lasting(2.0), "reference": lasting(3.0)})
-    assert found == {"ours": 2.0, "reference": 3.0, "ratio": 1.5}
+    return make
+
+
+def test_the_ratio_is_the_time_of_the_one_named_through_that_of_each(lasting) -> None:
+    runs = {"int8": lasting(2.0), "float32": lasting(3.0), "float16": lasting(6.0)}
+    assert speed.alternating(runs, "float32") == {
+        "seconds": {"int8": 2.0, "float32": 3.0, "float16": 6.0},
+        "ratio": {"int8": 1.5, "float32": 1.0, "float16": 0.5},
+    }
+    with pytest.raises(ValueError, match="against='float64'"):
+        speed.alternating(runs, "float64")
+
+
+def test_every_run_is_first_in_turn(lasting) -> None:
+    order: list[str] = []
+
+    def noted(name: str):
+        run = lasting(1.0)  # longer than a timing must be: one repeat
+        return lambda: (order.append(name), run())
+
+    speed.alternating({name: noted(name) for name in "bca"}, "a")
+    timed = order[2 * 3 :]  # after two rounds that warm up
+    assert timed == [*"abc", *"bca", *"cab"] * 2 + [*"abc"]
+
+
+def runs_of_two_sizes(size: int) -> dict:
+    x = torch.randn(size, size)
+    return {"once": lambda: lambda: x @ x, "four times": lambda: lambda: [x @ x for _ in range(4)]}  # fmt: skip
+
+
+def test_the_runs_that_a_file_builds_are_timed_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def here(task: dict) -> dict:
+        firsts.append(task["first"])
+        return speed._one(json.loads(json.dumps(task)))
+
+    firsts: list[int] = []
+    monkeypatch.setattr(speed, "_process", here)
+    monkeypatch.setattr(speed, "LEAST", 0.005)
+    found = speed.side_by_side(runs_of_two_sizes, "once", {"size": 128})
+    assert list(found["arms"]) == ["once", "four times"]
+    assert firsts == [0, 1, 2]  # who lies first in memory changes
+    assert found["arms"]["once"]["ratio"] == 1
+    assert found["arms"]["four times"]["ratio"] < 1 / 2
+    assert (found["slower"], found["faster"]) == (["four times"], [])
 
 
 def test_a_network_counts_as_slower_when_all_processes_agree(
@@ -159,8 +208,140 @@ def test_a_network_counts_as_slower_when_all_processes_agree(
         monkeypatch.setattr(
             speed, "_process", lambda task, ratios=ratios: process(ratios, task)
         )
-        found = speed.beside_its_reference(variant(Small), [1, 3, 8, 8])
+        arguments = speed.timing(variant(Small), [1, 3, 8, 8])
+        found = speed.beside_its_reference(**arguments)
         assert bool(found["slower"]) is slower
         assert math.isclose(found["arms"]["forward"]["ratio"], sorted(ratios)[1])
         assert found["memory"]["ratio"] == 0.9
         assert told == [0, 1, 0]  # who lies first in memory changes
+
+
+# ---------------------------------------------------------------- networks without a reference, large ones
+
+
+def test_without_a_reference_parameters_and_macs_are_those_given() -> None:
+    counts = (3 * 4 * 9 + 4 + 4 * 5 + 5, 3 * 4 * 9 * 14 * 14 + 4 * 5)
+    alone = Variant(Small, "Small", pixels=16, counts=counts)
+    assert alone.form() == {
+        "name": "Small",
+        "params": counts[0],
+        "macs": counts[1],
+        "pixels": 16,
+    }
+    with pytest.raises(AssertionError, match="expected 1 and 2"):
+        Variant(Small, "Small", pixels=16, counts=(1, 2)).form()
+    with pytest.raises(ValueError, match="a reference or counts"):
+        Variant(Small, "Small")
+    with pytest.raises(ValueError, match="has no reference"):
+        alone.held_against()
+
+
+def test_a_librarys_form_is_made_once_for_its_version_and_the_code_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(name: str, **options: object) -> nn.Module:
+        made.append(name)
+        return reference(name, **options)
+
+    monkeypatch.setattr(variants, "ROOT", tmp_path)
+    monkeypatch.setattr(variants, "reference", counted)
+    squeezenet = Variant(squeezenet1_1, "SqueezeNet", "torchvision.models.squeezenet1_1")  # fmt: skip
+    first = squeezenet.form()
+    assert squeezenet.form() == first
+    assert made == ["torchvision.models.squeezenet1_1"]
+    replace(squeezenet, pixels=64).form()  # another key
+    monkeypatch.setattr(torch, "__version__", "another")
+    squeezenet.form()
+    assert len(made) == 3
+    for path in (tmp_path / ".cache" / "reference").rglob("*.json"):
+        path.write_text(path.read_text().replace("64, 3, 3, 3", "64, 3, 3, 5"))
+    with pytest.raises(AssertionError, match=r"\(64, 3, 3, 5\)"):
+        squeezenet.form()  # it is what ours is held against
+
+
+def test_large_networks_go_to_one_worker() -> None:
+    large, small, new = each(
+        [
+            Variant(wide_resnet50_2, "WRN", "torchvision.models.wide_resnet50_2"),
+            Variant(squeezenet1_1, "SqueezeNet", "torchvision.models.squeezenet1_1"),
+            variant(Small, net="outputs"),  # not in a record yet
+        ]
+    ).args[1]
+    assert [m.name for m in large.marks] == ["xdist_group"]
+    assert large.marks[0].args == ("large",)
+    assert [m.name for m in small.marks] == []
+    assert [m.name for m in new.marks] == ["slow", "xdist_group"]
+
+
+# ---------------------------------------------------------------- the declaration
+
+
+def proof(**given: object):
+    defaults = {"images": (2, 3, 9, 7), "small": Small, "small_images": (2, 3, 9, 7)}
+    return network_proof([variant(Small)], **{**defaults, **given})
+
+
+def test_a_network_proof_holds_compares_and_names_what_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = proof(recipe={"pixels": 8}, options={"width": 4}, speed=(2, 3, 9, 7))
+    evidence = Evidence("modern/resnet", update=True, folder=tmp_path)
+    tests.equal(variant(Small), evidence)
+    assert list(load("modern/resnet", tmp_path)["equivalence"]) == ["Small"]
+    tests.gradients(Small)
+    calls = {}
+    monkeypatch.setattr(
+        Evidence, "measured", lambda self, name, **given: calls.update({name: given})
+    )
+    tests.learns(evidence)
+    tests.speed(evidence)
+    assert calls["learns"]["run"] is proofs.learn
+    assert calls["learns"]["arguments"] == {
+        "key": "Small",
+        "name": "Small",
+        "network": f"{__name__}.Small",
+        "learner": "cnn_lab.trial.learn_digits",
+        "options": {"num_classes": 10, "width": 4},
+        "settings": {"pixels": 8},
+        "seeds": [0, 1, 2],
+    }
+    assert calls["speed"]["run"] is speed.beside_its_reference
+    assert calls["speed"]["arguments"]["ours"] == f"{__name__}.Small"
+
+
+def test_a_network_proof_fails_where_the_network_does(tmp_path: Path) -> None:
+    class Broken(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.drop(self.conv(x).detach()).mean((2, 3)))
+
+    evidence = Evidence("modern/resnet", update=True, folder=tmp_path)
+    with pytest.raises(AssertionError, match=r"gradient of conv\.weight"):
+        proof().equal(variant(Broken), evidence)
+    with pytest.raises(AssertionError, match=r"reaches conv\.weight, conv\.bias"):
+        proof().gradients(Broken)
+
+
+def test_what_is_not_asked_for_is_no_test() -> None:
+    assert proof(images=None).equal is None
+    assert proof(small=None).gradients is None
+    assert proof(speed=None).speed is None
+    alone = Variant(Small, "Small", pixels=16, counts=(1, 2))
+    tests = network_proof([alone], images=(2, 3, 9, 7), small=None)
+    assert (tests.equal, tests.speed) == (None, None)
+
+
+def test_a_network_learns_from_the_initial_weights_of_its_seed() -> None:
+    def one(seed: int) -> dict:
+        return proofs.learn_once(
+            "cnn_techniques.modern.squeezenet.squeezenet1_1",
+            "cnn_lab.trial.learn_by_heart",
+            {"num_classes": 10},
+            {"pixels": 32, "steps": 2},
+            seed,
+        )
+
+    first = one(0)
+    assert first == one(0)
+    assert first["curve"] != one(1)["curve"]

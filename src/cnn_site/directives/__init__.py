@@ -10,6 +10,7 @@ from typing import Any
 from cnn_site.pages import SiteError
 
 from .across import across
+from .approximations import approximation
 from .base import ABOUT as ABOUT
 from .base import Page as Page
 from .base import log as log
@@ -39,7 +40,7 @@ from .technique import cite, corrections, ran, technique
 DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     f.__name__: f
     for f in (
-        technique, ran, numbers, recorded, across, bench, equivalence, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
+        technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, skips, references, order, prerequisites,
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
+import runpy
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import nn
+
+from cnn_site import ROOT, snake
 
 from .diagrams import Box, Canvas, Figure, Item, Point, Tensor, text_width
 
@@ -249,6 +252,12 @@ def computed(
         )
         count.update([word] if word else [])
     return out, count
+
+
+def figure_source(slug: str) -> dict[str, Any]:
+    """What the source of a technique's figures defines: "modern/resnet" -> figure, SIZES, ..."""
+    category, name = snake(slug).split("/")
+    return runpy.run_path(str(ROOT / "snippets" / category / "figures" / f"{name}.py"))
 
 
 def check(
