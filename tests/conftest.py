@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from cnn_site import ROOT
+from cnn_site import ROOT, built
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +20,22 @@ def same_draws() -> None:
 
 @pytest.fixture(scope="session")
 def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a strict build; $SITE_DIR names one that is there already."""
+    """The folder of a strict build: the one that $SITE_DIR names, or one that the processes of this run share."""
     if given := os.environ.get("SITE_DIR"):
+        built.check(Path(given))
         return Path(given)
-    folder = tmp_path_factory.mktemp("built") / "site"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "site"
+    with FileLock(shared / "site.lock"):
+        if not (folder / built.MARK).exists():
+            build(folder)
+            built.mark(folder)
+    return folder
+
+
+def build(folder: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -37,4 +50,3 @@ def built_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command, cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, f"{' '.join(command[1:])}:\n{run.stdout}{run.stderr}"
-    return folder

@@ -163,7 +163,7 @@ def time_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> Json:
             "name": arms(key).name,
             "ratio": statistics.median(ratios),
             "range": f"{min(ratios):.2f} to {max(ratios):.2f}",
-            "seconds": statistics.median(one["arm"] for one in found),
+            "seconds": statistics.median(one["seconds"] for one in found),
         }
     return times
 
@@ -198,7 +198,8 @@ def _time(proof: str, function: str, key: str) -> Json:
     spec.loader.exec_module(module)
     arm = getattr(module, function)(key)
     steps = {"arm": bench.step(arm), "baseline": bench.step(bench.Arm("baseline"))}
-    return alternating(steps)
+    found = alternating(steps, against="arm")
+    return {"ratio": found["ratio"]["baseline"], "seconds": found["seconds"]["arm"]}
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def page_blocks(path: Path) -> list[Block]:
     return list(_read_blocks(text, tuple(changed)))
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=4096)  # more than the pages of any site: all are asked for
 def _read_blocks(text: str, changed: tuple[int, ...]) -> list[Block]:
     return parser().blocks(text)
 

@@ -19,15 +19,18 @@ import yaml
 from markdown import Extension, Markdown
 from markdown.blockprocessors import BlockProcessor
 from markdown.inlinepatterns import InlineProcessor
+from markdown.postprocessors import Postprocessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AtomicString
 
 from . import ROOT, directives
 from .mathml import MathTree
-from .pages import SiteError
+from .pages import SafeLoader, SiteError
 
 DIRECTIVE = re.compile(r"^\[\[([a-z]+)((?: [^\]\n]+)?)\]\][ ]*(?:\n(.*))?$", re.S)
 INLINE = r"\[\[=([^\]\n]+)\]\]"
+CODE = re.compile(r"<code[ >].*?</code>", re.S)
+PLAIN = re.compile(r'<span class="[nw]">([^<]*)</span>')
 
 
 class Directives(BlockProcessor):
@@ -45,7 +48,7 @@ class Directives(BlockProcessor):
         assert match is not None
         name, arguments, settings = match[1], match[2].split(), match[3]
         try:
-            told = yaml.safe_load(settings) if settings else None
+            told = yaml.load(settings, SafeLoader) if settings else None
             page = parsed(directives.render(self.page, name, arguments, told))
         except (SiteError, yaml.YAMLError) as error:
             page = ET.Element("div")
@@ -144,6 +147,16 @@ class Figures(Treeprocessor):
             ET.SubElement(p, "figcaption").text = AtomicString(caption)
 
 
+class PlainSpans(Postprocessor):
+    """Names and blanks of highlighted code without a span: they look like the text around them.
+
+    Half of the spans of a page are theirs, and the search index, each browser and each reader of the HTML takes them in.
+    """
+
+    def run(self, text: str) -> str:
+        return CODE.sub(lambda code: PLAIN.sub(r"\1", code[0]), text)
+
+
 class SiteExtension(Extension):
     def __init__(self, **kwargs: Any) -> None:
         self.config = {
@@ -160,6 +173,8 @@ class SiteExtension(Extension):
         md.inlinePatterns.register(InlineNumber(md, page), "cnn-number", 185)
         md.treeprocessors.register(Figures(md, page), "cnn-figures", 6)
         md.treeprocessors.register(MathTree(md), "cnn-mathml", 5)
+        # After raw_html (30), which puts the highlighted code into the text.
+        md.postprocessors.register(PlainSpans(md), "cnn-plain-spans", 5)
 
 
 def makeExtension(**kwargs: Any) -> SiteExtension:

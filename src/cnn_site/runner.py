@@ -200,6 +200,13 @@ def pytest_collect_file(
     )
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """For pytest-xdist: what a report carries is plain text, and a page stays in one process, for its continuations."""
+    if isinstance(item, MarkdownInlinePythonItem):
+        item.user_properties = [(key, str(v)) for key, v in item.user_properties]
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _clean_start(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,9 +1,12 @@
 """What the built pages show is what was run: a second net under the page runner, on the HTML itself."""
 
+import functools
 import json
 import re
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lxml import html
@@ -21,6 +24,7 @@ ANCHORS = (
     "corrections",
     "cite",
 )
+CODE = ("pre", "code", "script", "style", "math")
 HOSTS = re.compile(
     r"<(?:script|link|img|iframe|source)[^>]+(?:src|href)=[\"'](?:https?:)?//([^/\"']+)",
     re.I,
@@ -36,10 +40,51 @@ def built(folder: Path, page: Path) -> Path:
     )
 
 
-def shown(path: Path) -> Counter[str]:
-    """The Python blocks of a built page."""
+@dataclass(frozen=True)
+class Seen:
+    """What the tests ask of a built page; its tree, megabytes of it, is parsed once and not kept."""
+
+    blocks: Counter[str]  # of Python, as shown
+    text: str  # of the article, without code and equations
+    unhighlighted: int  # `pre` elements outside a highlighted block
+    ids: list[str]
+    displays: int  # equations on lines of their own
+    meta: dict[str, str]
+    linked: list[dict[str, Any]]  # JSON-LD
+    cite: str
+    folded: list[str]  # titles of `details` that hold no source code
+    hosts: list[str]  # that the page takes a resource from
+
+
+@functools.cache
+def seen(path: Path) -> Seen:
+    source = path.read_text(encoding="utf-8")
+    own = re.sub(r"<link[^>]+rel=[\"']?(?:canonical|prev|next|edit)[^>]*>", "", source)
+    root = html.fromstring(source)
+    article = root.cssselect("article")[0]
+    linked = root.cssselect('head script[type="application/ld+json"]')
+    cite = root.cssselect(".cite")
+    folded = article.cssselect("details:not(.mkdocstrings-source)")
+    outside = "not(ancestor::div[contains(@class, 'highlight')])"
+    code = "|".join(f"ancestor::{tag}" for tag in CODE)
+    return Seen(
+        blocks=shown(article),
+        text="".join(article.xpath(f".//text()[not({code})]")),
+        unhighlighted=len(article.xpath(f".//pre[{outside}]")),
+        ids=article.xpath(".//@id"),
+        displays=len(article.xpath(".//math[@display='block']")),
+        meta={m.get("name"): m.get("content") for m in root.cssselect("meta[name]")},
+        linked=[json.loads(s.text) for s in linked],
+        cite=cite[0].text_content() if cite else "",
+        folded=[d.text_content().strip()[:60] for d in folded],
+        hosts=HOSTS.findall(own),
+    )
+
+
+def shown(article: html.HtmlElement) -> Counter[str]:
+    """The Python blocks of an article."""
     found: Counter[str] = Counter()
-    for block in html.parse(str(path)).getroot().cssselect("article div.highlight"):
+    for block in article.cssselect("div.highlight"):
         language = {c.removeprefix("language-") for c in block.get("class").split()}
         pre = block.cssselect("pre > code")
         source = block.xpath(
@@ -56,8 +101,8 @@ def test_a_built_page_shows_the_blocks_that_are_run_and_no_others(
     page: Path, built_site: Path
 ) -> None:
     known = Counter(b.code.rstrip("\n") for b in page_blocks(page) if b.is_python)
-    seen = shown(built(built_site, page))
-    extra, lost = list((seen - known).elements()), list((known - seen).elements())
+    there = seen(built(built_site, page)).blocks
+    extra, lost = list((there - known).elements()), list((known - there).elements())
     assert not extra, (
         f"{page.relative_to(ROOT)}: shown, but never run:\n" + "\n---\n".join(extra)
     )
@@ -70,19 +115,12 @@ def test_a_built_page_shows_the_blocks_that_are_run_and_no_others(
 def test_a_built_page_has_no_leftovers_of_markdown(
     page: Path, built_site: Path
 ) -> None:
-    root = html.parse(str(built(built_site, page))).getroot()
-    article = root.cssselect("article")[0]
-    for code in article.cssselect("pre, code, script, style, math"):
-        code.drop_tree()
-    text = article.text_content()
+    there = seen(built(built_site, page))
     for leftover in ("```", "--8<--", "[[", "]]", "{ .", "{.", "$$", "\\("):
-        assert leftover not in text, f"{page.relative_to(ROOT)}: shows {leftover!r}"
-    unhighlighted = [
-        p
-        for p in root.cssselect("article pre")
-        if not p.xpath("ancestor::div[contains(@class, 'highlight')]")
-    ]
-    assert not unhighlighted, (
+        assert leftover not in there.text, (
+            f"{page.relative_to(ROOT)}: shows {leftover!r}"
+        )
+    assert not there.unhighlighted, (
         f"{page.relative_to(ROOT)}: has indented code; use a fence"
     )
 
@@ -91,16 +129,13 @@ def test_a_built_page_has_no_leftovers_of_markdown(
 def test_sections_and_equations_keep_their_addresses(
     t: pages.Technique, built_site: Path
 ) -> None:
-    root = html.parse(str(built(built_site, t.path))).getroot()
-    ids = [e.get("id") for e in root.cssselect("article [id]")]
+    there = seen(built(built_site, t.path))
+    ids = there.ids
     missing = [a for a in ANCHORS if a not in ids]
     assert not missing, f"docs/{t.slug}.md: the built page lacks the anchors {missing}"
     equations = [i for i in ids if i and re.fullmatch(r"eq-\d+", i)]
     assert equations == [f"eq-{n}" for n in range(1, len(equations) + 1)]
-    blocks = root.cssselect(
-        "article math[display=block], article math[display='block']"
-    )
-    assert len(blocks) == len(equations), (
+    assert there.displays == len(equations), (
         f"docs/{t.slug}.md: a display equation without a number"
     )
     assert len(ids) == len(set(ids)), (
@@ -110,20 +145,15 @@ def test_sections_and_equations_keep_their_addresses(
 
 @pytest.mark.parametrize("t", TECHNIQUES, ids=lambda t: t.slug)
 def test_a_page_can_be_cited(t: pages.Technique, built_site: Path) -> None:
-    root = html.parse(str(built(built_site, t.path))).getroot()
-    meta = {m.get("name"): m.get("content") for m in root.cssselect("head meta[name]")}
+    there = seen(built(built_site, t.path))
+    meta, cite = there.meta, there.cite
     assert meta["citation_title"] == t.title
     assert (
         meta["citation_author"]
         and meta["citation_publication_date"]
         and meta["citation_public_url"]
     )
-    linked = [
-        json.loads(s.text)
-        for s in root.cssselect('head script[type="application/ld+json"]')
-    ]
-    assert [d["headline"] for d in linked] == [t.title]
-    cite = root.cssselect(".cite")[0].text_content()
+    assert [d["headline"] for d in there.linked] == [t.title]
     assert f"cnn-techniques-{t.slug.split('/')[1]}" in cite
     assert "not for citing" in cite, "a build without a release says so"
     for key in t.keys:
@@ -132,9 +162,7 @@ def test_a_page_can_be_cited(t: pages.Technique, built_site: Path) -> None:
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_page_names_another_host_as_a_resource(page: Path, built_site: Path) -> None:
-    text = built(built_site, page).read_text(encoding="utf-8")
-    text = re.sub(r"<link[^>]+rel=[\"']?(?:canonical|prev|next|edit)[^>]*>", "", text)
-    assert HOSTS.findall(text) == []
+    assert seen(built(built_site, page)).hosts == []
 
 
 def test_the_site_has_its_files_for_machines(built_site: Path) -> None:
@@ -166,11 +194,7 @@ def test_an_api_page_folds_nothing_but_source_code(
     page: Path, built_site: Path
 ) -> None:
     """`Word: text` above an indented line is a section to griffe, which folds it."""
-    root = html.parse(str(built(built_site, page))).getroot()
-    titles = [
-        d.text_content().strip()[:60]
-        for d in root.cssselect("article details:not(.mkdocstrings-source)")
-    ]
+    titles = seen(built(built_site, page)).folded
     assert not titles, (
         f"{page.relative_to(ROOT)}: folded: {titles}; do not indent the line after it"
     )

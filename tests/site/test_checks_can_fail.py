@@ -1,8 +1,7 @@
-"""Each check refuses what it is there for: faults planted in a copy of the real site, through the commands that CI runs."""
+"""Each check refuses what it is there for: faults planted in a small copy of the site, through the commands that CI runs."""
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,48 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from cnn_site import ROOT
-
 PAGE = "docs/attention/squeeze-and-excitation.md"
 RECORD = "docs/evidence/attention/squeeze-and-excitation.json"
 SOURCE = "src/cnn_techniques/attention/squeeze_and_excitation.py"
 PROOF = "tests/attention/test_squeeze_and_excitation.py"
 CHECKS = "tests/site/test_pages.py"
-COPIED = (
-    "docs",
-    "src",
-    "snippets",
-    "tests",
-    "mkdocs.yml",
-    "pyproject.toml",
-    "conftest.py",
-    "README.md",
-    "CHANGELOG.md",
-)
-
+BUILT = "tests/site/test_built.py"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    copy = tmp_path / "site"
-    copy.mkdir()
-    leave_out = shutil.ignore_patterns("__pycache__", ".cache")
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=leave_out)
-        else:
-            shutil.copy(ROOT / name, copy / name)
-    return copy
-
-
-def run(site: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def run(
+    site: Path, *command: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(site / "src"),
         "NO_MKDOCS_2_WARNING": "1",
     }
-    environment.pop("SITE_DIR", None)
+    for name in ("SITE_DIR", "PYTEST_XDIST_WORKER"):  # of the run that plants
+        environment.pop(name, None)
+    environment |= variables
     whole = [sys.executable, "-m", *command]
     return subprocess.run(
         whole, cwd=site, env=environment, capture_output=True, text=True
@@ -182,25 +159,39 @@ WITH_BUILD = {
 
 
 @pytest.mark.parametrize("fault", WITH_PYTEST)
-def test_the_tests_refuse(fault: str, site: Path) -> None:
+def test_the_tests_refuse(fault: str, small_site: Path) -> None:
     plant, command, expected = WITH_PYTEST[fault]
-    plant(site)
-    done = run(site, "pytest", "-q", "-p", "no:cacheprovider", *command)
+    plant(small_site)
+    done = run(small_site, "pytest", "-q", "-p", "no:cacheprovider", *command)
     # 1: a test failed; 2: the page could not even be read
     assert done.returncode in (1, 2), f"exit code {done.returncode}\n{done.stdout}"
     assert re.search(expected, done.stdout), done.stdout
 
 
 @pytest.mark.parametrize("fault", WITH_BUILD)
-def test_a_strict_build_refuses(fault: str, site: Path) -> None:
+def test_a_strict_build_refuses(fault: str, small_site: Path) -> None:
     plant, expected = WITH_BUILD[fault]
-    plant(site)
-    done = build(site)
+    plant(small_site)
+    done = build(small_site)
     assert done.returncode != 0, done.stdout + done.stderr
     assert re.search(expected, done.stdout + done.stderr), done.stdout + done.stderr
 
 
-def test_the_copy_without_a_fault_passes_the_same_commands(site: Path) -> None:
-    assert build(site).returncode == 0
-    done = run(site, "pytest", "-q", "-p", "no:cacheprovider", PAGE, PROOF)
+def test_the_copy_without_a_fault_passes_the_same_commands(small_site: Path) -> None:
+    done = build(small_site)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(small_site, "pytest", "-q", "-p", "no:cacheprovider", PAGE, PROOF)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_build_of_other_files_is_not_looked_at(small_site: Path) -> None:
+    out = small_site / "out"
+    assert build(small_site).returncode == 0
+    assert run(small_site, "cnn_site.built", str(out)).returncode == 0
+    look = ("pytest", "-q", "-p", "no:cacheprovider", BUILT, "-k", "api_page and atten")
+    done = run(small_site, *look, SITE_DIR=str(out))
+    assert done.returncode == 0, done.stdout
+    replaced(PAGE, "## See also", "## Read on")(small_site)
+    done = run(small_site, *look, SITE_DIR=str(out))
+    assert done.returncode == 1, done.stdout
+    assert "a build of other sources" in done.stdout

@@ -32,7 +32,10 @@ def pins(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("name", "extra", "end"),
-    [("site", "docs", "-m mkdocs serve"), ("test", "test", "-m pytest")],
+    [
+        ("site", "docs", "-m mkdocs serve --dirty"),
+        ("test", "test", "-m pytest -n 2 --dist loadgroup"),
+    ],
 )
 def test_the_readme_has_the_command_that_the_gate_takes_from_it(
     name: str, extra: str, end: str
