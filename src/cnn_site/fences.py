@@ -1,8 +1,10 @@
 """The fences of a page as the reader sees them: the site's own Markdown preprocessors find and expand them."""
 
+import ast
 import functools
 import hashlib
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,6 +56,11 @@ class Block:
     def is_command(self) -> bool:
         """Lines for a terminal that the tests run."""
         return self.language == "console" and "run" in self.classes
+
+    @property
+    def is_file(self) -> bool:
+        """A program that is written to a file of its title, which a later command starts."""
+        return self.is_python and "file" in self.classes
 
     @property
     def runs(self) -> bool:
@@ -201,6 +208,17 @@ def _read_blocks(text: str, changed: tuple[int, ...]) -> list[Block]:
 
 def runnable(blocks: list[Block]) -> Iterator[Block]:
     return (b for b in blocks if b.runs)
+
+
+def imported(code: str) -> set[str]:
+    """The packages that a block imports, those of Python left out."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names
 
 
 HEAD = re.compile(r"^\s*(`{3,}|~{3,})\s*$")

@@ -7,6 +7,7 @@ import csv
 import difflib
 import functools
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from . import CATEGORIES, ROOT
 from .evidence import load
 
 DOCS = ROOT / "docs"
+CATALOGUE = DOCS / "catalogue.csv"
 T = TypeVar("T")
 REQUIRED = {
     "title": str,
@@ -27,7 +29,19 @@ REQUIRED = {
     "tags": list,
     "builds_on": list,
 }
-OPTIONAL = {"papers": list, "sources": list, "cost": str}
+OPTIONAL = {
+    "papers": list,
+    "sources": list,
+    "cost": str,
+    "needs": list,  # packages besides torch and torchvision that the copied block imports
+    "aliases": list,  # what people type who do not know the name
+    "level": str,
+    "draft": bool,
+}
+LEVELS = ("introductory", "intermediate", "advanced")
+# Packages that are imported under another name, and what calls one that torch asks for.
+MODULES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "pillow": "PIL"}
+BEHIND = {"onnxscript": "torch.onnx.export"}
 
 
 class SiteError(ValueError):
@@ -55,7 +69,7 @@ class Technique:
     held_against: str
     shown_to_work_by: str
     asked_for: bool
-    facts: dict[str, Any] | None  # front matter; None: planned
+    facts: dict[str, Any] | None  # front matter; None: planned, or a draft
 
     @property
     def title(self) -> str:
@@ -122,6 +136,23 @@ def front_matter(path: Path) -> dict[str, Any]:
         missing.append("papers (or sources)")
     if missing:
         raise SiteError(f"{name}, line 1: front matter lacks {', '.join(missing)}")
+    if facts.get("level", LEVELS[0]) not in LEVELS:
+        raise SiteError(
+            f"{name}, line {_line_of(text, 'level')}: level is {facts['level']!r}, expected one of {', '.join(LEVELS)}"
+        )
+    for package in facts.get("needs", []):
+        if package not in _packages(ROOT / "pyproject.toml"):
+            near = difflib.get_close_matches(
+                str(package), _packages(ROOT / "pyproject.toml"), 1
+            )
+            cure = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else "add it to an extra of pyproject.toml and to constraints*.txt"
+            )
+            raise SiteError(
+                f"{name}, line {_line_of(text, 'needs')}: needs names the unknown package {package!r}; {cure}"
+            )
     return facts
 
 
@@ -132,6 +163,68 @@ def _line_of(text: str, key: str) -> int:
     )
 
 
+def line_of(path: Path, key: str) -> int:
+    """The line of a front matter field, 1 where it is missing."""
+    return _line_of(path.read_text(encoding="utf-8"), key)
+
+
+@_until_changed
+def _packages(path: Path) -> list[str]:
+    """Those that the project's tests install."""
+    extras = tomllib.loads(path.read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    return [re.match(r"[\w.-]+", need)[0] for needs in extras.values() for need in needs]  # type: ignore[index]
+
+
+def package(module: str) -> str:
+    """What one installs to import a module: `scikit-learn` for `sklearn`."""
+    return {m: p for p, m in MODULES.items()}.get(module, module)
+
+
+def module(package: str) -> str:
+    """What one imports of a package."""
+    return MODULES.get(package, package.replace("-", "_"))
+
+
+def needs(path: Path) -> list[str]:
+    """The packages besides torch and torchvision that a technique's copied block imports."""
+    return list(front_matter(path).get("needs", []))
+
+
+DRAFT = re.compile(r"\A---\n(?:(?!---\n).*\n)*?draft: true\n")
+
+
+@_until_changed
+def _is_draft(path: Path) -> bool:
+    return bool(DRAFT.match(path.read_text(encoding="utf-8")))
+
+
+def is_draft(path: Path) -> bool:
+    """Whether the page says `draft: true`; the rest of its front matter may be wrong."""
+    return path.exists() and _is_draft(path)
+
+
+def written() -> list[Path]:
+    """The Markdown pages of the site that are no drafts."""
+    return [p for p in sorted(DOCS.rglob("*.md")) if not is_draft(p)]
+
+
+def drafts() -> list[Path]:
+    """The pages of techniques that say `draft: true`."""
+    found = [DOCS / f"{r['category']}/{r['slug']}.md" for r in _catalogue_rows(CATALOGUE)]
+    return [path for path in found if is_draft(path)]
+
+
+def refuse_drafts(release: str) -> None:
+    """SiteError for a draft in a release."""
+    for path in drafts() if release else []:
+        raise SiteError(
+            f"{path.relative_to(ROOT)}, line {line_of(path, 'draft')}: draft: true in the release {release}; "
+            "finish the page and drop the line, or release without the page"
+        )
+
+
 @_until_changed
 def _catalogue_rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
@@ -140,15 +233,16 @@ def _catalogue_rows(path: Path) -> list[dict[str, str]]:
 
 def techniques() -> list[Technique]:
     """All techniques in the order of the catalogue."""
-    return [_technique(row) for row in _catalogue_rows(DOCS / "catalogue.csv")]
+    return [_technique(row) for row in _catalogue_rows(CATALOGUE)]
 
 
-def technique(slug: str) -> Technique:
+def technique(slug: str, drafts: bool = False) -> Technique:
+    """A row of the catalogue; with `drafts`, the front matter of a draft too."""
     slugs = []
-    for row in _catalogue_rows(DOCS / "catalogue.csv"):
+    for row in _catalogue_rows(CATALOGUE):
         slugs.append(f"{row['category']}/{row['slug']}")
         if slugs[-1] == slug:
-            return _technique(row)
+            return _technique(row, drafts)
     near = difflib.get_close_matches(slug, slugs, 1)
     cure = f"; did you mean {near[0]!r}?" if near else "; see docs/catalogue.csv"
     raise SiteError(f"unknown technique {slug!r}{cure}")
@@ -161,9 +255,10 @@ def recorded(slug: str) -> Technique:
     return technique(slug)
 
 
-def _technique(row: dict[str, str]) -> Technique:
+def _technique(row: dict[str, str], drafts: bool = False) -> Technique:
     slug = f"{row['category']}/{row['slug']}"
     page = DOCS / f"{slug}.md"
+    shown = page.exists() and (drafts or not is_draft(page))
     return Technique(
         slug=slug,
         category=row["category"],
@@ -172,7 +267,7 @@ def _technique(row: dict[str, str]) -> Technique:
         held_against=row["held_against"],
         shown_to_work_by=row["shown_to_work_by"],
         asked_for=row["asked_for"] == "yes",
-        facts=front_matter(page) if page.exists() else None,
+        facts=front_matter(page) if shown else None,
     )
 
 
