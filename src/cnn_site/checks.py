@@ -4,6 +4,7 @@ A check gets a technique, or a page or source file, and returns its faults: each
 """
 
 import ast
+import contextlib
 import io
 import re
 import sys
@@ -17,7 +18,7 @@ from .directives.technique import wrong_needs as needs
 from .evidence import proof, stale_measurements
 from .fences import Block, page_blocks, runnable, unlabelled
 from .pages import Technique
-from .runner import run_block, unlike
+from .runner import FenceError, run_block, run_commands, unlike
 
 SECTIONS = [
     "What it solves",
@@ -432,6 +433,12 @@ def fences(page: Path) -> list[str]:
                     "not run; say why in an HTML comment on the line above",
                 )
             )
+        if block.is_file and not any(
+            b.is_command and block.title in b.code and b.line > block.line
+            for b in page_blocks(page)
+        ):
+            cure = f"```{{.console .run .continuation}} with $ python {block.title}"
+            faults.append(at(page, block.line, f"a .file no command starts; {cure}"))
     inside = False
     for n, line in enumerate(lines, 1):
         inside = (inside or "<!--" in line) and "-->" not in line
@@ -487,7 +494,7 @@ def includes_only(t: Technique) -> list[str]:
         and lines[n - 1].strip()
         and not lines[n - 1].strip().startswith("--8<--")
     ]
-    if not block.output:
+    if not block.output and not block.is_file:  # that of a file follows its command
         faults.append(
             at(
                 t.path,
@@ -581,8 +588,15 @@ def depends(t: Technique) -> list[str]:
         Block("py", (), "", "\n".join(lines[half]), block.origins[half], block.line)
         for half in (slice(0, usage), slice(usage, None))
     ]
-    printed = printed_without_effect(*halves, public, t.path)
-    if printed is None or unlike(printed, block.output or ""):
+    if block.is_file:
+        commands = [b for b in page_blocks(t.path) if b.is_command]
+        command = next(b for b in commands if block.title in b.code)
+        shown = command.output or ""
+        printed = _started_without_effect(block.title, *halves, public, command)
+    else:
+        shown = block.output or ""
+        printed = printed_without_effect(*halves, public, t.path)
+    if printed is None or unlike(printed, shown):
         return []
     return [
         at(
@@ -596,19 +610,38 @@ def depends(t: Technique) -> list[str]:
 def printed_without_effect(
     definitions: Block, example: Block, names: list[str], page: Path
 ) -> str | None:
-    """What an example prints when the things named have no effect; None where it then cannot run at all."""
+    """What an example prints when the things named have no effect; None where it then cannot run at all.
+
+    Where sizes that a function would tell are missing, the classes alone are without effect.
+    """
+    import inspect
+
     import torch
 
     from .null import without_effect
 
-    torch.manual_seed(0)
-    space: dict[str, Any] = {}
-    run_block(definitions, page, space)
-    for name in names:
-        space[name] = without_effect(space[name])
+    for kind in (lambda thing: True, inspect.isclass):
+        torch.manual_seed(0)
+        space: dict[str, Any] = {}
+        run_block(definitions, page, space)
+        for name in names:
+            if kind(space[name]):
+                space[name] = without_effect(space[name])
+        with contextlib.suppress(Exception):
+            return run_block(example, page, space)
+    return None
+
+
+def _started_without_effect(
+    title: str, definitions: Block, example: Block, names: list[str], command: Block
+) -> str | None:
+    """The same of a program that a command starts, in the folder that is the current one."""
+    emptied = "".join(f"{name} = without_effect({name})\n" for name in names)
+    between = f"\nfrom cnn_site.null import without_effect\n{emptied}\n"
+    Path(title).write_text(definitions.code + between + example.code, encoding="utf-8")
     try:
-        return run_block(example, page, space)
-    except Exception:
+        return run_commands(command)
+    except FenceError:
         return None
 
 

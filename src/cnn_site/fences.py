@@ -20,6 +20,7 @@ from pymdownx.superfences import SuperFencesBlockPreprocessor
 from . import ROOT
 
 PYTHON = {"py", "python", "python3"}
+MODULES = ROOT / "src" / "cnn_techniques"
 WANTED = (
     "pymdownx.snippets",
     "pymdownx.superfences",
@@ -73,6 +74,27 @@ class Block:
         return hashlib.sha256(f"{self.code}\0{self.output or ''}".encode()).hexdigest()[
             :12
         ]
+
+    def included(self, own: Path) -> list[tuple[int, int, Path]]:
+        """(first line, line after the last, file) of other techniques' modules, from 0; their imports left out.
+
+        Args:
+            own: the file of the page's own technique.
+        """
+        imports = [
+            n for n in ast.parse(self.code).body if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
+        head = max((n.end_lineno or 0 for n in imports), default=0)
+        found: list[tuple[int, int, Path]] = []
+        for n, (name, _) in enumerate(self.origins):
+            path = Path(name or "")
+            if n < head or path == own or MODULES not in path.parents:
+                continue
+            if found and found[-1][1:] == (n, path):
+                found[-1] = (found[-1][0], n + 1, path)
+            else:
+                found.append((n, n + 1, path))
+        return found
 
     def contains(self, excerpt: str) -> bool:
         """Whether the excerpt's dedented lines stand in this block, contiguous and otherwise unchanged."""
