@@ -238,14 +238,19 @@ def techniques() -> list[Technique]:
 
 def technique(slug: str, drafts: bool = False) -> Technique:
     """A row of the catalogue; with `drafts`, the front matter of a draft too."""
-    slugs = []
-    for row in _catalogue_rows(CATALOGUE):
-        slugs.append(f"{row['category']}/{row['slug']}")
-        if slugs[-1] == slug:
-            return _technique(row, drafts)
-    near = difflib.get_close_matches(slug, slugs, 1)
-    cure = f"; did you mean {near[0]!r}?" if near else "; see docs/catalogue.csv"
-    raise SiteError(f"unknown technique {slug!r}{cure}")
+    technique_path(slug)
+    rows = {f"{r['category']}/{r['slug']}": r for r in _catalogue_rows(CATALOGUE)}
+    return _technique(rows[slug], drafts)
+
+
+def technique_path(slug: str) -> Path:
+    """Where a technique's page stands, whatever it holds; SiteError for an unknown technique."""
+    slugs = [f"{r['category']}/{r['slug']}" for r in _catalogue_rows(CATALOGUE)]
+    if slug not in slugs:
+        near = difflib.get_close_matches(slug, slugs, 1)
+        cure = f"did you mean {near[0]!r}?" if near else "see docs/catalogue.csv"
+        raise SiteError(f"unknown technique {slug!r}; {cure}")
+    return DOCS / f"{slug}.md"
 
 
 def recorded(slug: str) -> Technique:
