@@ -48,6 +48,11 @@ SHORT = 40  # a technique of fewer code lines has a page in the short form
 # the imports). Only techniques that have something to forbid stand here.
 FORBIDDEN: dict[str, list[str]] = {
     "modern/vision-transformer": ["nn.MultiheadAttention", "nn.TransformerEncoder"],
+    "attention/multi-head-attention": [
+        "nn.MultiheadAttention",
+        "F.scaled_dot_product_attention",
+        "multi_head_attention_forward",
+    ],
     "optimization/adamw": [
         "torch.optim.Adam",
         "optim.adamw",

@@ -38,8 +38,9 @@ from .technique import cite, corrections, needs, ran, technique
 DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     f.__name__: f
     for f in (
-        technique, needs, ran, numbers, recorded, across, equivalence, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
+        technique, ran, numbers, recorded, across, equivalence, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, skips, references, order, prerequisites,
+        needs,
     )
 }  # fmt: skip
 
