@@ -7,6 +7,7 @@ What is still to do says `python -m cnn_site.check attention/cbam`.
 """
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -120,19 +121,23 @@ def _page(text: str, long: bool) -> str:
 
 
 def exported(text: str, module: Path) -> str:
-    """A category's `__init__.py` with the public names of a module, in the order of the modules."""
-    names = re.findall(r"(?m)^(?:class|def) ([A-Za-z]\w*)", module.read_text("utf-8"))
-    new = [f"from .{module.stem} import {name} as {name}" for name in names]
+    """A category's `__init__.py` with the public names of a module, which stand in the order of the modules."""
+    names = [
+        node.name
+        for node in ast.parse(module.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"
+    ]
+    new = []
+    for name in sorted(names, key=lambda n: (n[0].islower(), n)):  # classes first
+        line = f"from .{module.stem} import {name} as {name}"
+        if f"import {name} as {name}" not in text and f"    {name} as {name}," not in text:
+            long = line.replace(" import ", " import (\n    ") + ",\n)"
+            new.append(line if len(line) <= 88 else long)
     lines = text.rstrip("\n").split("\n")
-    first = next((n for n, x in enumerate(lines) if x.startswith("from ")), len(lines))
-    found = {line for line in [*lines[first:], *new] if line}
-
-    def place(line: str) -> tuple[str, bool, str]:  # as ruff sorts: classes first
-        _, of, _, name, *_ = line.split()
-        return of, name[0].islower(), name
-
-    head = lines[:first] if lines[first:] else [*lines, ""]
-    return "\n".join([*head, *sorted(found, key=place)]) + "\n"
+    imports = [n for n in ast.parse(text).body if isinstance(n, ast.ImportFrom)]
+    later = [n.lineno - 1 for n in imports if (n.module or "") > module.stem]
+    at = min(later, default=len(lines))
+    return "\n".join([*lines[:at], *[""] * (not imports), *new, *lines[at:]]) + "\n"
 
 
 def listed(text: str, t: Technique) -> str:

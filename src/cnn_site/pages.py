@@ -192,7 +192,7 @@ def needs(path: Path) -> list[str]:
     return list(front_matter(path).get("needs", []))
 
 
-DRAFT = re.compile(r"\A---\n(?:(?!---\n).*\n)*?draft: true\n")
+DRAFT = re.compile(r"\A---\n(?:(?!---\n).*\n)*?draft: true\b")
 
 
 @_until_changed
