@@ -1,8 +1,10 @@
 """The fences of a page as the reader sees them: the site's own Markdown preprocessors find and expand them."""
 
+import ast
 import functools
 import hashlib
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from pymdownx.superfences import SuperFencesBlockPreprocessor
 from . import ROOT
 
 PYTHON = {"py", "python", "python3"}
+MODULES = ROOT / "src" / "cnn_techniques"
 WANTED = (
     "pymdownx.snippets",
     "pymdownx.superfences",
@@ -56,6 +59,11 @@ class Block:
         return self.language == "console" and "run" in self.classes
 
     @property
+    def is_file(self) -> bool:
+        """A program that is written to a file of its title, which a later command starts."""
+        return self.is_python and "file" in self.classes
+
+    @property
     def runs(self) -> bool:
         python = self.is_python and not self.is_excerpt
         return (python and "notest" not in self.classes) or self.is_command
@@ -66,6 +74,29 @@ class Block:
         return hashlib.sha256(f"{self.code}\0{self.output or ''}".encode()).hexdigest()[
             :12
         ]
+
+    def included(self, own: Path) -> list[tuple[int, int, Path]]:
+        """(first line, line after the last, file) of other techniques' modules, from 0; their imports left out.
+
+        Args:
+            own: the file of the page's own technique.
+        """
+        imports = [
+            n
+            for n in ast.parse(self.code).body
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
+        head = max((n.end_lineno or 0 for n in imports), default=0)
+        found: list[tuple[int, int, Path]] = []
+        for n, (name, _) in enumerate(self.origins):
+            path = Path(name or "")
+            if n < head or path == own or MODULES not in path.parents:
+                continue
+            if found and found[-1][1:] == (n, path):
+                found[-1] = (found[-1][0], n + 1, path)
+            else:
+                found.append((n, n + 1, path))
+        return found
 
     def contains(self, excerpt: str) -> bool:
         """Whether the excerpt's dedented lines stand in this block, contiguous and otherwise unchanged."""
@@ -201,6 +232,17 @@ def _read_blocks(text: str, changed: tuple[int, ...]) -> list[Block]:
 
 def runnable(blocks: list[Block]) -> Iterator[Block]:
     return (b for b in blocks if b.runs)
+
+
+def imported(code: str) -> set[str]:
+    """The packages that a block imports, those of Python left out."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names
 
 
 HEAD = re.compile(r"^\s*(`{3,}|~{3,})\s*$")

@@ -3,6 +3,7 @@
 A directive is a paragraph `[[name arguments]]`, with settings in YAML on the lines below it:
 
     [[technique attention/squeeze-and-excitation]]      facts and stamp; names the page for the directives after it
+    [[needs]]                                           above the copy-and-run block: what must be installed
     [[ran]]                                             below the copy-and-run block
     [[numbers cost]]                                    a table of the record; columns as a YAML list
     [[equivalence]]  [[corrections]]  [[cite]]
@@ -11,8 +12,11 @@ A directive is a paragraph `[[name arguments]]`, with settings in YAML on the li
 In a sentence `[[=cost.resnet50.params/1e6:.2f]]` is a number of the page's record, marked with its kind.
 """
 
+import html
+import logging
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,10 +24,12 @@ from markdown import Extension, Markdown
 from markdown.blockprocessors import BlockProcessor
 from markdown.inlinepatterns import InlineProcessor
 from markdown.postprocessors import Postprocessor
+from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AtomicString
 
-from . import ROOT, directives
+from . import ROOT, directives, pages, snake
+from .fences import MODULES
 from .mathml import MathTree
 from .pages import SafeLoader, SiteError
 
@@ -68,7 +74,10 @@ class Directives(BlockProcessor):
 def fault(page: directives.Page, source: str, error: Exception) -> ET.Element:
     """Says file, line and cure in the log, where a strict build fails, and on the page that is being written."""
     path = find(page, source)
-    directives.log.warning(f"{path}: {source}: {error}")
+    draft = page.slug and pages.is_draft(ROOT / "docs" / f"{page.slug}.md")
+    directives.log.log(
+        logging.INFO if draft else logging.WARNING, f"{path}: {source}: {error}"
+    )
     el = ET.Element("strong", {"class": "fault"})
     el.text = AtomicString(f"{path}: {error}")
     return el
@@ -85,12 +94,12 @@ def find(page: directives.Page, source: str) -> str:
     return f"docs/{page.slug}.md" if page.slug else "docs"
 
 
-def parsed(html: str) -> ET.Element:
+def parsed(text: str) -> ET.Element:
     try:
-        return ET.fromstring(f"<div>{html}</div>")
+        return ET.fromstring(f"<div>{text}</div>")
     except ET.ParseError as error:
         raise SiteError(
-            f"template output is not well-formed: {error}\n{html[:2000]}"
+            f"template output is not well-formed: {error}\n{text[:2000]}"
         ) from error
 
 
@@ -157,6 +166,89 @@ class PlainSpans(Postprocessor):
         return CODE.sub(lambda code: PLAIN.sub(r"\1", code[0]), text)
 
 
+class Folds(Postprocessor):
+    """In the copied block, the modules of other techniques are folded: shown on request, copied and printed whole.
+
+    A checkbox and the style sheet do it, so that it works without scripts; what the label says is no text of the block.
+    """
+
+    LEAST = 8  # lines; fewer are shown
+
+    def __init__(self, md: Markdown, page: directives.Page) -> None:
+        super().__init__(md)
+        self.page = page
+
+    def run(self, text: str) -> str:
+        if not self.page.slug:
+            return text
+        try:
+            t = self.page.technique
+            block = directives.copy_block(t)
+        except SiteError:  # the directives of the page tell it
+            return text
+        own = MODULES / f"{snake(t.slug)}.py"
+        head = re.search(
+            rf'<span class="filename">{re.escape(block.title)}</span><pre[^>]*>(?:<span></span>)?<code>',
+            text,
+        )
+        if not head:
+            return text
+        end = text.index("</code></pre>", head.end())
+        lines = text[head.end() : end].split("\n")
+        for first, last, path in reversed(block.included(own)):
+            if last - first >= self.LEAST and last < len(lines):
+                lines[first] = _label(path, last - first) + lines[first]
+                lines[last] = "</span>" + lines[last]
+        return text[: head.end()] + "\n".join(lines) + text[end:]
+
+
+def _label(path: Path, lines: int) -> str:
+    """The line that stands for folded code, and the beginning of what it folds."""
+    of = pages.technique(f"{path.parent.name}/{path.stem.replace('_', '-')}").short
+    says = html.escape(f"{of}: {lines} lines, explained on a page of their own")
+    return f'<label class="fold" data-says="{says}"><input type="checkbox" aria-label="Show {says}"></label><span class="folded">'
+
+
+class DraftIncludes(Preprocessor):
+    """A draft may include what is not written yet: a line says so, where another page fails the build."""
+
+    def run(self, lines: list[str]) -> list[str]:
+        names = [m[1] for line in lines if (m := re.match(NAMES_ITSELF, line))]
+        if not names or not pages.is_draft(ROOT / "docs" / f"{names[0]}.md"):
+            return lines
+        return [line if _there(line) else f"# missing: {line}" for line in lines]
+
+
+NAMES_ITSELF = r"\[\[technique (\S+)\]\]"
+
+
+def _there(line: str) -> bool:
+    include = re.match(r'\s*--8<-- "([^":]+):?([^"]*)"', line)
+    if not include:
+        return True
+    path, section = ROOT / include[1], include[2]
+    return path.exists() and f"[start:{section}]" in path.read_text(encoding="utf-8")
+
+
+class DraftLinks(Treeprocessor):
+    """A draft's links to pages that do not exist yet are text."""
+
+    def __init__(self, md: Markdown, page: directives.Page) -> None:
+        super().__init__(md)
+        self.page = page
+
+    def run(self, root: ET.Element) -> None:
+        own = ROOT / "docs" / f"{self.page.slug}.md"
+        if not self.page.slug or not pages.is_draft(own):
+            return
+        for a in root.iter("a"):
+            href = a.get("href", "").partition("#")[0]
+            if href and "://" not in href:
+                base = ROOT / "docs" if href.startswith("/") else own.parent
+                if not (base / href.lstrip("/")).exists():
+                    a.tag, a.attrib = "span", {}
+
+
 class SiteExtension(Extension):
     def __init__(self, **kwargs: Any) -> None:
         self.config = {
@@ -171,6 +263,10 @@ class SiteExtension(Extension):
         )
         md.parser.blockprocessors.register(Directives(md, page), "cnn-directives", 175)
         md.inlinePatterns.register(InlineNumber(md, page), "cnn-number", 185)
+        pages.refuse_drafts(page.release)
+        md.preprocessors.register(DraftIncludes(md), "cnn-draft-includes", 33)
+        md.treeprocessors.register(DraftLinks(md, page), "cnn-draft-links", 7)
+        md.postprocessors.register(Folds(md, page), "cnn-folds", 20)
         md.treeprocessors.register(Figures(md, page), "cnn-figures", 6)
         md.treeprocessors.register(MathTree(md), "cnn-mathml", 5)
         # After raw_html (30), which puts the highlighted code into the text.

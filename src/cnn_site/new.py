@@ -1,232 +1,146 @@
-"""Makes the empty rooms of a technique: `python -m cnn_site.new attention cbam`.
+"""Makes the rooms of a technique: `python -m cnn_site.new attention/cbam [--kind block]`.
 
-The technique must be a row of docs/catalogue.csv. Files that exist are left alone; what is missing is written, the page
-joins the navigation in `mkdocs.yml` and the API reference. The tests then say what is still to be filled in.
+The technique must be a row of docs/catalogue.csv. Files that exist are left alone; what is missing is written from the
+templates in `scaffold`, which run and pass their tests as they are, and the category's `__init__.py` gets its line. The
+page is a draft until its line `draft: true` goes; run again then, this puts it into the navigation and the API reference.
+What is still to do says `python -m cnn_site.check attention/cbam`.
 """
 
 import argparse
+import ast
+import json
 import re
 import sys
 from pathlib import Path
+from string import Template
 
-from . import CATEGORIES, ROOT, snake
-from .pages import SiteError, Technique, technique, techniques
+from . import ROOT, snake
+from .figures.__main__ import main as draw
+from .pages import SiteError, Technique, is_draft, technique, techniques
 
-SOURCE = '''"""{title}: one sentence of the idea.
-
-Source: authors, "title", venue year, arXiv:id, section.
-Legend: N images, C channels, H x W pixels.
-"""
-
-# --8<-- [start:imports]
-import torch
-from torch import Tensor, nn
-
-# --8<-- [end:imports]
-
-
-# --8<-- [start:module]
-class {name}(nn.Module):
-    """What it does.
-
-    Args:
-        channels: C, number of input channels.
-
-    Shape: (N, C, H, W) -> (N, C, H, W), for any H and W.
-    Raises: ValueError for a width below 1.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        if channels < 1:
-            raise ValueError(f"widths must be at least 1, got {{channels=}}")
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-# --8<-- [end:module]
-'''
-
-SNIPPET = """import torch
-
-from cnn_techniques.{category} import {name}
-
-# --8<-- [start:usage]
-torch.manual_seed(0)
-layer = {name}(64)
-images = torch.randn(2, 64, 32, 32)
-print(f"{{layer(images).mean():.3f}}")
-# --8<-- [end:usage]
-"""
-
-FIGURE = """from cnn_site.figures import Figure, conv, data, stack
-
-figure = Figure(
-    "{slug}",
-    "{title}",
-    "One or two sentences that replace the picture.",
-    stack(data("x, C × H × W"), conv("Conv 3×3, C"), data("y, C × H × W")),
+SCAFFOLD = Path(__file__).parent / "scaffold"
+KINDS = (
+    "block",
+    "network",
+    "detector",
+    "optimizer",
+    "schedule",
+    "transform",
+    "loss",
+    "metric",
+    "compression",
 )
-
-
-def module():  # what the figure is held against
-    from cnn_techniques.{category} import {name}
-
-    return {name}(64)
-"""
-
-PROOF = '''"""Why {title} is right."""
-
-import torch
-
-from cnn_site.equivalence import compare
-from cnn_techniques.{category} import {name}
-
-DEVICE_CASES = {{"{name}": lambda: ({name}(64), (torch.randn(2, 64, 9, 7),))}}
-
-
-def test_equals_the_reference(evidence) -> None:
-    images = torch.randn(2, 64, 9, 7)
-    comparison = compare({name}(64), reference, images)  # noqa: F821
-    evidence.equivalent("block", comparison, reference="torchvision.ops.{name}", settings="defaults")
-'''
-
-PAGE = """---
-title: {title}
-description: One checkable sentence.
-year: {year}
-papers: []
-tags: [{category}]
-builds_on: []
----
-
-# {title}
-
-The idea in one sentence.
-{{ .lead }}
-
-[[technique {slug}]]
-
-![What to look at.](../figures/{slug}.svg)
-
-## What it solves
-
-## Equation and code
-
-<div class="eqcode" markdown>
-<div markdown>
-<div class="eq" markdown>
-**name of the step**
-
-$$y = x$$
-
-</div>
-
-```{{.py .excerpt}}
-the lines that do it
-```
-
-</div>
-</div>
-
-## Copy and run
-
-Needs only `torch`. Paste into a file or a notebook cell.
-
-<div class="run" markdown>
-
-```{{.py title="{file}.py"}}
---8<-- "src/cnn_techniques/{module}.py:imports"
-
---8<-- "src/cnn_techniques/{module}.py:module"
---8<-- "snippets/{module}.py:usage"
-```
-
-```{{.text .output}}
-```
-
-[[ran]]
-
-</div>
-
-## Numbers
-
-[[numbers cost]]
+# What most techniques of a category are.
+USUAL = {
+    "foundations": "network",
+    "modern": "network",
+    "attention": "block",
+    "training": "transform",
+    "optimization": "optimizer",
+    "detection": "detector",
+    "segmentation": "network",
+    "compression": "compression",
+    "evaluation": "metric",
+}
+LONG = {"network", "detector", "compression"}  # others begin in the short form
+DRAWN = {"block", "network", "detector"}  # have a block diagram
+NAMED = {"block", "network", "detector", "optimizer", "schedule"}  # are classes
+COMPARISON = {
+    "block": "block",
+    "network": "network",
+    "detector": "network",
+    "optimizer": "steps",
+    "schedule": "rates",
+    "transform": "draws",
+    "loss": "loss",
+    "metric": "metric",
+    "compression": "change",
+}
+LEFT_OUT = {"Use it, skip it", "Exercises"}  # of the short form
+COSTS = """[[numbers cost]]
 columns:
-- {{head: "Parameters, M", computed: params, per: 1e6, digits: 2}}
-
-## Held against
-
-[[equivalence block]]
-
-## Use it, skip it
-
-<div class="when" markdown>
-<div markdown>
-
-### Use it when
-
-</div>
-<div markdown>
-
-### Skip it when
-
-</div>
-</div>
-
-### Differences from the paper
-
-## What goes wrong
-
-<div class="wrong" markdown>
-
-### What people get wrong
-
-</div>
-
-## Exercises
-
-<div class="exercises" markdown>
-
-</div>
-
-## See also
-
-## Corrections
-
-[[corrections]]
-
-## Cite
-
-[[cite]]
-"""
+- {head: "Parameters, M", computed: params, per: 1e6, digits: 2}
+- {head: "MACs, G", computed: macs, per: 1e9, digits: 2}"""
 
 
-def rooms(t: Technique) -> dict[Path, str]:
-    """The files of a technique and what an empty one holds."""
+def kind_of(t: Technique) -> str:
+    """A guess: of the category, unless the reference is a schedule."""
+    if re.search(r"LR\b|WarmRestarts", t.held_against):
+        return "schedule"
+    return USUAL[t.category]
+
+
+def rooms(t: Technique, kind: str) -> dict[Path, str]:
+    """The files of a technique and what they hold at first."""
     category, slug = t.slug.split("/")
     module, file = snake(t.slug), snake(slug)
     values = {
         "title": t.short,
+        "yaml": json.dumps(t.short, ensure_ascii=False) if ":" in t.short else t.short,
         "slug": t.slug,
         "category": category,
         "module": module,
         "file": file,
-        "year": t.year or "",
-        "name": re.sub(
-            r"[^A-Za-z0-9]",
-            "",
-            "".join(p[:1].upper() + p[1:] for p in re.split(r"[\s-]", t.short)),
-        ),
+        "file_kebab": slug,
+        "function": file,
+        "name": _class_name(t.short),
+        "year": t.year or "0 # TODO of the first public version",
+        "reference": t.held_against,
+        "comparison": COMPARISON[kind],
+        "numbers": COSTS if kind in {"block", *LONG - {"compression"}} else "TODO",
+        "figure": f"![TODO what to look at.](../figures/{t.slug}.svg)\n\n"
+        if kind in DRAWN
+        else "",
     }
-    return {
-        ROOT / f"src/cnn_techniques/{module}.py": SOURCE.format(**values),
-        ROOT / f"snippets/{module}.py": SNIPPET.format(**values),
-        ROOT / f"snippets/{category}/figures/{file}.py": FIGURE.format(**values),
-        ROOT / f"tests/{category}/test_{file}.py": PROOF.format(**values),
-        ROOT / f"docs/{t.slug}.md": PAGE.format(**values),
+
+    def filled(name: str) -> str:
+        text = (SCAFFOLD / name).read_text(encoding="utf-8")
+        return Template(text).substitute(values)
+
+    folder = {"detector": "network"}.get(kind, kind)
+    made = {
+        ROOT / f"src/cnn_techniques/{module}.py": filled(f"{folder}/source.txt"),
+        ROOT / f"snippets/{module}.py": filled(f"{folder}/use.txt"),
+        ROOT / f"tests/{category}/test_{file}.py": filled(f"{folder}/proof.txt"),
+        ROOT / f"docs/{t.slug}.md": _page(filled("page.txt"), kind in LONG),
     }
+    if kind in DRAWN:
+        made[ROOT / f"snippets/{category}/figures/{file}.py"] = filled("figure.txt")
+    return made
+
+
+def _class_name(title: str) -> str:
+    words = re.split(r"[\s-]", title)
+    return re.sub(r"[^A-Za-z0-9]", "", "".join(w[:1].upper() + w[1:] for w in words))
+
+
+def _page(text: str, long: bool) -> str:
+    head, *parts = re.split(r"(?m)^(?=## )", text)
+    kept = [p for p in parts if long or p.split("\n")[0][3:] not in LEFT_OUT]
+    return head + "".join(kept)
+
+
+def exported(text: str, module: Path) -> str:
+    """A category's `__init__.py` with the public names of a module, which stand in the order of the modules."""
+    names = [
+        node.name
+        for node in ast.parse(module.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"
+    ]
+    new = []
+    for name in sorted(names, key=lambda n: (n[0].islower(), n)):  # classes first
+        line = f"from .{module.stem} import {name} as {name}"
+        if (
+            f"import {name} as {name}" not in text
+            and f"    {name} as {name}," not in text
+        ):
+            long = line.replace(" import ", " import (\n    ") + ",\n)"
+            new.append(line if len(line) <= 88 else long)
+    lines = text.rstrip("\n").split("\n")
+    imports = [n for n in ast.parse(text).body if isinstance(n, ast.ImportFrom)]
+    later = [n.lineno - 1 for n in imports if (n.module or "") > module.stem]
+    at = min(later, default=len(lines))
+    return "\n".join([*lines[:at], *[""] * (not imports), *new, *lines[at:]]) + "\n"
 
 
 def listed(text: str, t: Technique) -> str:
@@ -245,43 +159,63 @@ def listed(text: str, t: Technique) -> str:
     return text.replace(after, after + entry, 1)
 
 
-def make(slug: str) -> list[Path]:
+def described(text: str, t: Technique) -> str:
+    """The category's API page with the module."""
+    if f"(../{t.slug}.md)" in text:
+        return text
+    module = f"cnn_techniques.{snake(t.slug).replace('/', '.')}"
+    entry = f"\n## {t.short}\n\nPage: [{t.short}](../{t.slug}.md)\n\n::: {module}\n"
+    return text.rstrip("\n") + "\n" + entry
+
+
+def make(slug: str, kind: str | None = None) -> list[Path]:
     """Writes what is missing and returns it."""
-    t, made = technique(slug), []
-    for path, text in rooms(t).items():
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+    t, made = technique(slug, drafts=True), []
+    for path, text in rooms(t, kind or kind_of(t)).items():
+        drawing = path.parent.name == "figures"
+        if path.exists() or (drawing and t.path.exists() and t.path not in made):
+            continue  # a page of old may have no figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        made.append(path)
+    package = ROOT / f"src/cnn_techniques/{t.category}"
+    changes = {
+        package / "__init__.py": lambda text: exported(
+            text, package / f"{snake(t.slug.split('/')[1])}.py"
+        )
+    }
+    if not is_draft(t.path):
+        changes |= {
+            ROOT / "mkdocs.yml": lambda text: listed(text, t),
+            ROOT / f"docs/api/{t.category}.md": lambda text: described(text, t),
+        }
+    for path, change in changes.items():
+        before = path.read_text(encoding="utf-8")
+        if (after := change(before)) != before:
+            path.write_text(after, encoding="utf-8")
             made.append(path)
-    config, api = ROOT / "mkdocs.yml", ROOT / f"docs/api/{t.category}.md"
-    entry = f"\n## {t.short}\n\nPage: [{t.short}](../{t.slug}.md)\n\n::: cnn_techniques.{snake(t.slug).replace('/', '.')}\n"
-    for path, text in (
-        (config, listed(config.read_text(encoding="utf-8"), t)),
-        (api, api.read_text(encoding="utf-8")),
-    ):
-        if path == api and f"(../{t.slug}.md)" not in text:
-            text = text.rstrip("\n") + "\n" + entry
-        if text != path.read_text(encoding="utf-8"):
-            path.write_text(text, encoding="utf-8")
-            made.append(path)
+    if any(path.parent.name == "figures" for path in made):
+        draw([slug.split("/")[1]])
     return made
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
     arguments = argparse.ArgumentParser(
         prog="python -m cnn_site.new", description="Make the rooms of a technique."
     )
-    arguments.add_argument("category", choices=CATEGORIES)
-    arguments.add_argument("slug", help="as in docs/catalogue.csv, e.g. cbam")
-    given = arguments.parse_args()
+    arguments.add_argument("slug", help="as in docs/catalogue.csv, e.g. attention/cbam")
+    arguments.add_argument(
+        "--kind", choices=KINDS, help="what it is; else what its category is for"
+    )
+    options = arguments.parse_args(given)
     try:
-        made = make(f"{given.category}/{given.slug}")
+        made = make(options.slug, options.kind)
     except SiteError as error:
         print(error, file=sys.stderr)
         return 2
     for path in made:
         print(path.relative_to(ROOT))
-    print("next: fill in the rooms, then pytest -k", snake(given.slug), "tests docs")
+    print(f"next: python -m cnn_site.check {options.slug}")
     return 0
 
 

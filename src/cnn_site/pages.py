@@ -7,6 +7,7 @@ import csv
 import difflib
 import functools
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from . import CATEGORIES, ROOT
 from .evidence import load
 
 DOCS = ROOT / "docs"
+CATALOGUE = DOCS / "catalogue.csv"
 T = TypeVar("T")
 # libyaml's, where PyYAML was built with it: ten times as fast.
 SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,7 +31,19 @@ REQUIRED = {
     "tags": list,
     "builds_on": list,
 }
-OPTIONAL = {"papers": list, "sources": list, "cost": str}
+OPTIONAL = {
+    "papers": list,
+    "sources": list,
+    "cost": str,
+    "needs": list,  # packages besides torch and torchvision that the copied block imports
+    "aliases": list,  # what people type who do not know the name
+    "level": str,
+    "draft": bool,
+}
+LEVELS = ("introductory", "intermediate", "advanced")
+# Packages that are imported under another name, and what calls one that torch asks for.
+MODULES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "pillow": "PIL"}
+BEHIND = {"onnxscript": "torch.onnx.export"}
 
 
 class SiteError(ValueError):
@@ -61,7 +75,7 @@ class Technique:
     held_against: str
     shown_to_work_by: str
     asked_for: bool
-    facts: dict[str, Any] | None  # front matter; None: planned
+    facts: dict[str, Any] | None  # front matter; None: planned, or a draft
 
     @property
     def title(self) -> str:
@@ -128,6 +142,23 @@ def front_matter(path: Path) -> dict[str, Any]:
         missing.append("papers (or sources)")
     if missing:
         raise SiteError(f"{name}, line 1: front matter lacks {', '.join(missing)}")
+    if facts.get("level", LEVELS[0]) not in LEVELS:
+        raise SiteError(
+            f"{name}, line {_line_of(text, 'level')}: level is {facts['level']!r}, expected one of {', '.join(LEVELS)}"
+        )
+    for package in facts.get("needs", []):
+        if package not in _packages(ROOT / "pyproject.toml"):
+            near = difflib.get_close_matches(
+                str(package), _packages(ROOT / "pyproject.toml"), 1
+            )
+            cure = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else "add it to an extra of pyproject.toml and to constraints*.txt"
+            )
+            raise SiteError(
+                f"{name}, line {_line_of(text, 'needs')}: needs names the unknown package {package!r}; {cure}"
+            )
     return facts
 
 
@@ -138,6 +169,70 @@ def _line_of(text: str, key: str) -> int:
     )
 
 
+def line_of(path: Path, key: str) -> int:
+    """The line of a front matter field, 1 where it is missing."""
+    return _line_of(path.read_text(encoding="utf-8"), key)
+
+
+@_until_changed
+def _packages(path: Path) -> list[str]:
+    """Those that the project's tests install."""
+    extras = tomllib.loads(path.read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    return [
+        re.match(r"[\w.-]+", need)[0] for needs in extras.values() for need in needs
+    ]  # type: ignore[index]
+
+
+def package(module: str) -> str:
+    """What one installs to import a module: `scikit-learn` for `sklearn`."""
+    return {m: p for p, m in MODULES.items()}.get(module, module)
+
+
+def module(package: str) -> str:
+    """What one imports of a package."""
+    return MODULES.get(package, package.replace("-", "_"))
+
+
+def needs(path: Path) -> list[str]:
+    """The packages besides torch and torchvision that a technique's copied block imports."""
+    return list(front_matter(path).get("needs", []))
+
+
+DRAFT = re.compile(r"\A---\n(?:(?!---\n).*\n)*?draft: true\b")
+
+
+@_until_changed
+def _is_draft(path: Path) -> bool:
+    return bool(DRAFT.match(path.read_text(encoding="utf-8")))
+
+
+def is_draft(path: Path) -> bool:
+    """Whether the page says `draft: true`; the rest of its front matter may be wrong."""
+    return path.exists() and _is_draft(path)
+
+
+def written() -> list[Path]:
+    """The Markdown pages of the site that are no drafts."""
+    return [p for p in sorted(DOCS.rglob("*.md")) if not is_draft(p)]
+
+
+def drafts() -> list[Path]:
+    """The pages of techniques that say `draft: true`."""
+    found = [DOCS / f"{slug}.md" for slug in _catalogue_rows(CATALOGUE)]
+    return [path for path in found if is_draft(path)]
+
+
+def refuse_drafts(release: str) -> None:
+    """SiteError for a draft in a release."""
+    for path in drafts() if release else []:
+        raise SiteError(
+            f"{path.relative_to(ROOT)}, line {line_of(path, 'draft')}: draft: true in the release {release}; "
+            "finish the page and drop the line, or release without the page"
+        )
+
+
 @_until_changed
 def _catalogue_rows(path: Path) -> dict[str, dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
@@ -146,17 +241,24 @@ def _catalogue_rows(path: Path) -> dict[str, dict[str, str]]:
 
 def techniques() -> list[Technique]:
     """All techniques in the order of the catalogue."""
-    rows = _catalogue_rows(DOCS / "catalogue.csv")
+    rows = _catalogue_rows(CATALOGUE)
     return [_technique(slug, row) for slug, row in rows.items()]
 
 
-def technique(slug: str) -> Technique:
-    rows = _catalogue_rows(DOCS / "catalogue.csv")
-    if slug in rows:
-        return _technique(slug, rows[slug])
-    near = difflib.get_close_matches(slug, rows, 1)
-    cure = f"; did you mean {near[0]!r}?" if near else "; see docs/catalogue.csv"
-    raise SiteError(f"unknown technique {slug!r}{cure}")
+def technique(slug: str, drafts: bool = False) -> Technique:
+    """A row of the catalogue; with `drafts`, the front matter of a draft too."""
+    technique_path(slug)
+    return _technique(slug, _catalogue_rows(CATALOGUE)[slug], drafts)
+
+
+def technique_path(slug: str) -> Path:
+    """Where a technique's page stands, whatever it holds; SiteError for an unknown technique."""
+    rows = _catalogue_rows(CATALOGUE)
+    if slug not in rows:
+        near = difflib.get_close_matches(slug, rows, 1)
+        cure = f"did you mean {near[0]!r}?" if near else "see docs/catalogue.csv"
+        raise SiteError(f"unknown technique {slug!r}; {cure}")
+    return DOCS / f"{slug}.md"
 
 
 def recorded(slug: str) -> Technique:
@@ -166,8 +268,9 @@ def recorded(slug: str) -> Technique:
     return technique(slug)
 
 
-def _technique(slug: str, row: dict[str, str]) -> Technique:
+def _technique(slug: str, row: dict[str, str], drafts: bool = False) -> Technique:
     page = DOCS / f"{slug}.md"
+    shown = page.exists() and (drafts or not is_draft(page))
     return Technique(
         slug=slug,
         category=row["category"],
@@ -176,7 +279,7 @@ def _technique(slug: str, row: dict[str, str]) -> Technique:
         held_against=row["held_against"],
         shown_to_work_by=row["shown_to_work_by"],
         asked_for=row["asked_for"] == "yes",
-        facts=front_matter(page) if page.exists() else None,
+        facts=front_matter(page) if shown else None,
     )
 
 

@@ -1,7 +1,9 @@
 """pytest plugin: runs every fence of every page exactly as shown, and gives proof files their `evidence`.
 
 Python fences are run, and `console` fences of class `run`; a fence of class `continuation` goes on where the one
-before it ended, in the same folder.
+before it ended, in the same folder. One of class `file` is written to the file of its title, for a command to start.
+
+What a technique's page shows has torch, torchvision and the packages of its `needs`: no other can be imported there.
 
 The fences are found by the site's own preprocessors (fences.py), so tabs, admonitions and includes are seen as MkDocs
 sees them; each statement is compiled under the file it was written in, so that an error names that file and line.
@@ -10,6 +12,7 @@ sees them; each statement is compiled under the file it was written in, so that 
 import __future__
 
 import ast
+import builtins
 import contextlib
 import importlib.util
 import io
@@ -22,7 +25,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,11 +34,11 @@ import pytest
 from pytest_markdown_docs._runners import DefaultRunner, register_runner
 from pytest_markdown_docs.plugin import MarkdownInlinePythonItem, MarkdownTextFile
 
-from . import CATEGORIES, ROOT
+from . import CATEGORIES, ROOT, pages, snake
 from .evidence import Evidence, drop_orphans, may_name
-from .fences import Block, page_blocks, parser, runnable
+from .fences import Block, imported, page_blocks, parser, runnable
 
-OURS = ("cnn_techniques", "cnn_lab", "cnn_site")
+COPIED = frozenset({"torch", "torchvision"})  # what a copied block has
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 # Of what a command's training prints: another processor adds up in another order.
 TRAINED = 0.05
@@ -104,6 +107,11 @@ def page_slug(path: Path) -> str | None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
+    """Notes which tests may write records; prepares fences for pytest-xdist."""
+    if isinstance(item, MarkdownInlinePythonItem):
+        # What a report carries is plain text; a page stays in one process, for its continuations.
+        item.user_properties = [(key, str(v)) for key, v in item.user_properties]
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
     if "evidence" in getattr(item, "fixturenames", ()):
         test = item.nodeid.split("::")[1].split("[")[0]
         tests = item.config.stash[TESTS].setdefault(item.path, {})
@@ -146,6 +154,29 @@ def evidence(request: pytest.FixtureRequest, _named: set[tuple[str, str]]) -> Ev
     )
     test = "::".join(request.node.nodeid.split("[")[0].split("::")[:2])
     return Evidence(slug, update, test=test, named=_named)
+
+
+# --- drafts -----------------------------------------------------------------------------------------------------------
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The rooms of a draft are run when they are named, so that an unfinished page breaks nothing else."""
+    slug = page_slug(collection_path) or room_slug(collection_path)
+    if not slug or not pages.is_draft(ROOT / "docs" / f"{slug}.md"):
+        return None
+    named = [Path(str(a).split("::")[0]).resolve() for a in config.args]
+    return None if collection_path.resolve() in named else True
+
+
+def room_slug(path: Path) -> str | None:
+    """`attention/cbam` for the source or the proof of a technique."""
+    if not path.is_relative_to(ROOT) or path.suffix != ".py":
+        return None
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[:2] == ("src", "cnn_techniques") or parts[0] == "tests":
+        slug = "/".join(parts[-2:]).replace("/test_", "/").replace("_", "-")
+        return slug if slug.split("/")[0] in CATEGORIES else None
+    return None
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -200,18 +231,11 @@ def pytest_collect_file(
     )
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """For pytest-xdist: what a report carries is plain text, and a page stays in one process, for its continuations."""
-    if isinstance(item, MarkdownInlinePythonItem):
-        item.user_properties = [(key, str(v)) for key, v in item.user_properties]
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 @pytest.fixture(autouse=True)
 def _clean_start(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Each fence starts in an empty folder with torch's defaults; a technique's page without our packages."""
+    """Each fence starts in an empty folder with torch's defaults."""
     if not isinstance(request.node, MarkdownInlinePythonItem):
         yield
         return
@@ -224,11 +248,6 @@ def _clean_start(
     torch.set_default_dtype(torch.float32)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    if page_slug(request.node.path):
-        for name in [n for n in sys.modules if n.split(".")[0] in OURS] + list(OURS):
-            monkeypatch.setitem(
-                sys.modules, name, None
-            )  # a copied block has only torch
     if any("get_state_dict(" in block.code for block in chain):
         monkeypatch.setattr(
             "torchvision.models._api.load_state_dict_from_url", published_weights
@@ -245,14 +264,35 @@ def _clean_start(
 
 def not_installed(code: str) -> str:
     """The first package that a block imports and that is not there; a GPU machine has little beside torch."""
-    for node in ast.walk(ast.parse(code)):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-        for name in names:
-            if importlib.util.find_spec(name.partition(".")[0]) is None:
-                return name
-    return ""
+    names = sorted(imported(code))
+    return next((n for n in names if importlib.util.find_spec(n) is None), "")
+
+
+def packages(page: Path, block: Block) -> frozenset[str] | None:
+    """What a block of a technique's page can import; None: anything, on other pages."""
+    slug = page_slug(page)
+    if not slug:
+        return None
+    own = frozenset(pages.module(p) for p in pages.needs(page))
+    copied = block.title == f"{snake(slug).split('/')[1]}.py"
+    # Below it a page may show how the technique is put into one of timm's networks.
+    return COPIED | own | ({"timm"} if not copied else set())
+
+
+def importer(allowed: Collection[str]) -> Any:
+    """`__import__` for a block: what torch imports for itself is not its business."""
+
+    def guarded(name: str, *args: Any, **kwargs: Any) -> Any:
+        top = name.partition(".")[0]
+        if top not in allowed and top not in sys.stdlib_module_names:
+            raise ModuleNotFoundError(
+                f"{top!r} cannot be imported here: the page says that its code needs "
+                f"{', '.join(sorted(allowed))}; another package stands in needs, in the front matter",
+                name=top,
+            )
+        return __import__(name, *args, **kwargs)
+
+    return guarded
 
 
 def published_weights(url: str, *args: object, **options: object) -> dict[str, Any]:
@@ -291,14 +331,16 @@ class PageRunner(DefaultRunner):
             done, space = [], args
         self.last, self.folder = (None, [], {}), Path.cwd()
         for block in chain[len(done) :]:
+            page = Path(test.source_path)
             start = time.perf_counter()
-            printed = (
-                run_commands(block)
-                if block.is_command
-                else run_block(block, Path(test.source_path), space)
-            )
+            if block.is_command:
+                printed = run_commands(block)
+            elif block.is_file:
+                printed = write_file(block, packages(page, block))
+            else:
+                printed = run_block(block, page, space, packages(page, block))
             seconds = time.perf_counter() - start
-            self.compare(block, Path(test.source_path), printed)
+            self.compare(block, page, printed)
         self.config.stash[RAN].setdefault(Path(test.source_path), {})[block.line] = (
             seconds
         )
@@ -340,9 +382,29 @@ def relative(path: Path | str) -> str:
     return os.path.relpath(path, ROOT)
 
 
-def run_block(block: Block, page: Path, space: dict[str, Any]) -> str:
-    """Executes a block as displayed and returns what it printed."""
+def write_file(block: Block, allowed: Collection[str] | None = None) -> str:
+    """Writes a block to the file that its title names, in the folder where the page's commands run."""
+    if not block.title or Path(block.title).name != block.title:
+        raise FenceError(f"a .file block has a file name as title, got {block.title!r}")
+    if allowed is not None and (more := sorted(imported(block.code) - set(allowed))):
+        raise FenceError(f"{block.title} imports {', '.join(more)}; see needs")
+    Path(block.title).write_text(block.code, encoding="utf-8")
+    return ""
+
+
+def run_block(
+    block: Block,
+    page: Path,
+    space: dict[str, Any],
+    allowed: Collection[str] | None = None,
+) -> str:
+    """Executes a block as displayed and returns what it printed; it can import the packages allowed (None: any)."""
     out = io.StringIO()
+    if allowed is not None:
+        space["__builtins__"] = {
+            **vars(builtins),
+            "__import__": importer(allowed),
+        }
     with contextlib.redirect_stdout(out):
         for code in compiled(block, page):
             try:

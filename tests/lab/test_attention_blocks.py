@@ -37,7 +37,9 @@ def test_cost_of_every_block_in_all_branches_of_resnet_50(evidence) -> None:
         with torch.device("meta"):
             network = ResNet(Bottleneck, (3, 4, 6, 3), attention=make).eval()
             cost = model_cost(network, torch.empty(1, 3, 224, 224))
-        name = "ResNet-50" if make is None else pages.technique(f"attention/{key}").short
+        name = (
+            "ResNet-50" if make is None else pages.technique(f"attention/{key}").short
+        )
         rows[key] = {
             "name": name,
             "params": cost.params,

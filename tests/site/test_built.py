@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from lxml import html
 
-from cnn_site import ROOT, pages
-from cnn_site.fences import PYTHON, page_blocks
+from cnn_site import ROOT, pages, snake
+from cnn_site.directives import copy_block
+from cnn_site.fences import MODULES, PYTHON, page_blocks
 
-TECHNIQUES = [t for t in pages.techniques() if t.path.exists()]
-MARKDOWN = sorted((ROOT / "docs").rglob("*.md"))
+TECHNIQUES = [t for t in pages.techniques() if t.facts]
+MARKDOWN = pages.written()
 ANCHORS = (
     "what-it-solves",
     "copy-and-run",
@@ -198,3 +199,29 @@ def test_an_api_page_folds_nothing_but_source_code(
     assert not titles, (
         f"{page.relative_to(ROOT)}: folded: {titles}; do not indent the line after it"
     )
+
+
+FOLDING = [t for t in TECHNIQUES if set(t.builds_on) & {u.slug for u in TECHNIQUES}]
+
+
+@pytest.mark.parametrize("t", FOLDING, ids=lambda t: t.slug)
+def test_included_modules_are_folded_and_the_technique_itself_is_not(
+    t: pages.Technique, built_site: Path
+) -> None:
+    """Folded lines are of other techniques' files, and every such module of eight lines or more is folded."""
+    block = copy_block(t)
+    own = MODULES / f"{snake(t.slug)}.py"
+    root = html.parse(str(built(built_site, t.path))).getroot()
+    lines = block.code.split("\n")
+    expected = [
+        "\n".join(lines[first:last]).strip("\n")
+        for first, last, _ in block.included(own)
+        if last - first >= 8
+    ]
+    assert [
+        e.text_content().strip("\n") for e in root.cssselect("pre .folded")
+    ] == expected
+    for label in root.cssselect("label.fold"):
+        assert label.getnext().get("class") == "folded"
+        assert not label.text_content(), "what the label says would be copied"
+        assert label.cssselect("input[type=checkbox][aria-label]")

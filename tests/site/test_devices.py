@@ -13,11 +13,18 @@ import pytest
 import torch
 from torch import nn
 
-from cnn_site import CATEGORIES, ROOT
+from cnn_site import CATEGORIES, ROOT, checks, pages
 from cnn_site.evidence import Evidence
 from cnn_site.trees import flatten, mapped
 
-PROOFS = sorted(p for c in CATEGORIES for p in (ROOT / "tests" / c).glob("test_*.py"))
+PROOFS = sorted(
+    p
+    for c in CATEGORIES
+    for p in (ROOT / "tests" / c).glob("test_*.py")
+    if not pages.is_draft(
+        ROOT / "docs" / f"{checks.slug_of(p).replace('/test-', '/')}.md"
+    )
+)
 BOUNDS = {"float64": 1e-10, "float32": 1e-4}  # of the largest entry
 
 
@@ -26,10 +33,26 @@ def cases(path: Path) -> dict[str, Any]:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert getattr(module, "DEVICE_CASES", None), (
-        f"{path.relative_to(ROOT)}: has no DEVICE_CASES"
-    )
-    return dict(module.DEVICE_CASES)
+    if reason := getattr(module, "NO_DEVICE_CASES", ""):
+        pytest.skip(reason)
+    found = dict(module.DEVICE_CASES)
+    assert found, f"{path.relative_to(ROOT)}: no case; say why in NO_DEVICE_CASES"
+    return found
+
+
+def test_a_proof_has_device_cases_or_says_why_not(tmp_path: Path) -> None:
+    faults = [fault for path in PROOFS for fault in checks.device_cases(path)]
+    assert not faults, "\n" + "\n".join(faults)
+    path = tmp_path / "test_proof.py"
+    for text, refused in (
+        ("DEVICE_CASES = {'a': 1}", False),
+        ("first, DEVICE_CASES = made()", False),
+        ("NO_DEVICE_CASES = 'a schedule computes no tensors'", False),
+        ("CASES = {}", True),
+        ("DEVICE_CASES = {}\nNO_DEVICE_CASES = 'none'", True),
+    ):
+        path.write_text(text, encoding="utf-8")
+        assert bool(checks.device_cases(path)) is refused, text
 
 
 def moved(value: Any, device: str, dtype: torch.dtype) -> Any:

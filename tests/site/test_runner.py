@@ -1,21 +1,26 @@
 """The page runner sees every fence a reader sees, runs it as shown and compares what it prints."""
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from lxml import html
 
+from cnn_site import ROOT
 from cnn_site.directives.base import terminal
 from cnn_site.fences import Block, PageParser, unlabelled
 from cnn_site.runner import (
     FenceError,
     not_installed,
+    packages,
     published_weights,
     run_block,
     run_commands,
     timeless,
     unlike,
+    write_file,
 )
 
 PARSER = PageParser()
@@ -147,7 +152,7 @@ def test_a_type_error_does_not_run_a_block_twice(tmp_path: Path) -> None:
 
 def test_a_block_names_the_package_that_it_lacks() -> None:
     assert not_installed("import torch\nfrom torch import nn") == ""
-    assert not_installed("import torch\nfrom no_such.part import x") == "no_such.part"
+    assert not_installed("import torch\nfrom no_such.part import x") == "no_such"
 
 
 def test_a_download_is_stood_in_for_by_the_names_and_shapes_of_its_network() -> None:
@@ -219,3 +224,72 @@ def test_a_long_recorded_command_is_broken_before_options_and_stays_the_same() -
     assert all(line.lstrip("$ ").startswith(("tool", "--option")) for line in lines)
     command = " ".join(lines).removeprefix("$ ").removesuffix("out <1>")
     assert shlex.split(command) == shlex.split(f"tool first {options}")
+
+
+# --- what a technique's page has -------------------------------------------------
+
+ALLOWED = frozenset({"torch", "torchvision"})
+
+
+def python(code: str, classes: str = "", title: str = "") -> Block:
+    head = f'{{.py{classes} title="{title}"}}' if title else f"{{.py{classes}}}"
+    (block,) = PARSER.blocks(f"```{head}\n{code}\n```\n")
+    return block
+
+
+@pytest.mark.parametrize("name", ["cnn_techniques", "cnn_lab", "sklearn", "numpy"])
+def test_a_copied_block_cannot_import_what_its_page_does_not_name(name: str) -> None:
+    block = python(f"def late():\n    import {name}\n\nlate()")
+    with pytest.raises(FenceError, match=f"'{name}' cannot be imported here"):
+        run_block(block, Path("page.md"), {}, ALLOWED)
+    run_block(block, Path("page.md"), {}, ALLOWED | {name})
+
+
+def test_torch_imports_for_itself_what_it_wants() -> None:
+    code = "import math, torch\nprint(torch.ones(2).numpy().sum() + math.pi)"
+    assert run_block(python(code), Path("page.md"), {}, ALLOWED).startswith("5.14")
+
+
+def test_a_copied_block_has_the_packages_of_its_page_and_other_blocks_timm() -> None:
+    page = ROOT / "docs/attention/squeeze-and-excitation.md"
+    copied = python("x = 1", title="squeeze_and_excitation.py")
+    assert packages(page, copied) == ALLOWED
+    assert packages(page, python("x = 1")) == ALLOWED | {"timm"}
+    assert packages(ROOT / "docs/lab/train.md", copied) is None
+
+
+def test_a_file_is_written_where_the_commands_after_it_start_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = python("import sys\nprint(sys.argv[1:])", " .file", "program.py")
+    assert block.is_file and block.runs
+    assert write_file(block, ALLOWED) == ""
+    assert run_commands(commands("$ python program.py one")) == "['one']\n"
+    with pytest.raises(FenceError, match="imports cnn_lab"):
+        write_file(python("import cnn_lab", " .file", "program.py"), ALLOWED)
+    for title in ("", "../program.py"):
+        with pytest.raises(FenceError, match="has a file name as title"):
+            write_file(python("x = 1", " .file", title))
+
+
+def test_a_technique_page_runs_files_and_commands_of_the_lab(tmp_path: Path) -> None:
+    """The whole way through pytest, on a page taken for a technique's."""
+    text = (
+        '```{.py .file title="squeeze_and_excitation.py"}\nimport torch\n\nprint(torch.ones(3).sum())\n```\n\n'
+        "```{.console .run .continuation}\n$ python squeeze_and_excitation.py\n```\n\n"
+        "```{.text .output}\ntensor(3.)\n```\n\n"
+        "```{.console .run}\n$ cnn-lab train no_such_network\n```\n"
+    )
+    (tmp_path / "page.md").write_text(text.replace(".run}", ".run .fails}"))
+    (tmp_path / "conftest.py").write_text(
+        "import cnn_site.runner as runner\n"
+        'pytest_plugins = ["cnn_site.runner"]\n'
+        'runner.page_slug = lambda path: "attention/squeeze-and-excitation"\n'
+        "runner.pages.needs = lambda path: []\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "page.md"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "3 passed" in done.stdout, done.stdout + done.stderr

@@ -35,13 +35,14 @@ from .overview import (
 )
 from .stamps import copy_block as copy_block
 from .stamps import stamp as stamp
-from .technique import cite, corrections, ran, technique
+from .technique import cite, corrections, needs, ran, technique
 
 DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     f.__name__: f
     for f in (
         technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, skips, references, order, prerequisites,
+        needs,
     )
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ class Page:
             raise SiteError(
                 "this page has not said which technique it is about: begin with [[technique category/slug]]"
             )
-        return pages.technique(self.slug)
+        return pages.technique(self.slug, drafts=True)
 
     @property
     def address(self) -> str:

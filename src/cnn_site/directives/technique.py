@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from cnn_site import pages, snake
+from cnn_site.fences import imported
 from cnn_site.pages import SiteError
 
 from .base import Page, code, fill, log
@@ -17,21 +18,21 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
     t, now = page.technique, stamp(page.technique)
     if not t.facts:
         raise SiteError(f"docs/{t.slug}.md is missing")
-    if now.state != "ok":
+    if now.state != "ok" and not t.facts.get("draft"):
         log.warning(
             f"docs/{t.slug}.md: the blocks shown are not those of its record; run: pytest --update-evidence docs/{t.slug}.md"
         )
-    if not t.keys:
+    if not t.keys and not t.facts.get("draft"):
         raise SiteError(
             f"docs/{t.slug}.md: papers (or sources) is empty; the first one is what the page is about"
         )
-    key = t.keys[0]
+    key = t.keys[0] if t.keys else ""
     return fill(
         "technique",
         t=t,
         stamp=now,
-        paper=pages.short_cite(key),
-        paper_url=pages.paper_url(pages.paper(key)),
+        paper=pages.short_cite(key) if key else "",
+        paper_url=pages.paper_url(pages.paper(key)) if key else "",
         module=f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
         builds_on=[pages.technique(s) for s in t.builds_on],
         cost=re.sub(
@@ -40,6 +41,32 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
             t.facts.get("cost", ""),
         ),
     )
+
+
+def needs(page: Page, arguments: list[str], settings: Any) -> str:
+    """What must be installed to run the copied block."""
+    t = page.technique
+    if wrong := wrong_needs(t):
+        raise SiteError("; ".join(wrong))
+    told = pages.needs(t.path)
+    vision = ["torchvision"] * ("torchvision" in imported(copy_block(t).code))
+    return fill("needs", packages=["torch", *vision, *told])
+
+
+def wrong_needs(t: pages.Technique) -> list[str]:
+    """Where the front matter's `needs` are not what the copied block imports besides torch and torchvision."""
+    block, told = copy_block(t), set(pages.needs(t.path))
+    used = {pages.package(name) for name in imported(block.code)}
+    used |= {p for p, call in pages.BEHIND.items() if call in block.code}
+    used -= {"torch", "torchvision"}
+    line = pages.line_of(t.path, "needs")
+    return [
+        f"docs/{t.slug}.md:{line}: needs {p}, which the copied block does not import; drop it"
+        for p in sorted(told - used)
+    ] + [
+        f"docs/{t.slug}.md:{block.line}: the copied block imports {p}; write in the front matter: needs: [{p}]"
+        for p in sorted(used - told)
+    ]
 
 
 def ran(page: Page, arguments: list[str], settings: Any) -> str:
