@@ -3,6 +3,7 @@
 import re
 import runpy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_lab import bench
-from cnn_site.bench import arguments, beside_the_baseline, time_beside_the_baseline
+from cnn_site.bench import (
+    arguments,
+    beside_the_baseline,
+    cost_beside_the_baseline,
+    time_beside_the_baseline,
+)
 from cnn_site.equivalence import compare, difference
 from cnn_site.figures import check
 from cnn_techniques.attention import (
@@ -415,19 +421,17 @@ def bench_arm(key: str) -> bench.Arm:
     )
 
 
-def on_the_bench(seeds: int, baseline: str) -> dict[str, object]:
-    return beside_the_baseline(bench_arm, ["mha"], seeds=seeds, baseline=baseline)
+def test_cost_on_the_bench(evidence) -> None:
+    evidence.computed("bench", cost_beside_the_baseline(bench_arm, ["mha"]))
 
 
 @pytest.mark.record
 def test_record_what_it_is_worth_on_the_bench(evidence) -> None:
-    evidence.measured("bench", arguments=arguments(), run=on_the_bench)
-
-
-def timed() -> dict[str, object]:
-    return time_beside_the_baseline(bench_arm, ["mha"])
+    run = partial(beside_the_baseline, bench_arm, ["mha"])
+    evidence.measured("bench", arguments=arguments(), run=run)
 
 
 @pytest.mark.record
 def test_record_what_a_step_costs_on_the_bench(evidence) -> None:
-    evidence.measured("time", arguments={}, run=timed)
+    run = partial(time_beside_the_baseline, bench_arm, ["mha"])
+    evidence.measured("time", arguments={}, run=run)
