@@ -86,7 +86,7 @@ def network_proof(
         shape = images(variant) if callable(images) else images
         variant.hold(evidence, torch.randn(tuple(shape or ())), settings)
 
-    @pytest.mark.parametrize("make", makers)
+    @pytest.mark.parametrize("make", makers, ids=map(str, range(len(makers))))
     def gradients(make: Callable[[], nn.Module]) -> None:
         model = make()
         without_drawing(model)
