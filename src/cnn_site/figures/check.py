@@ -29,7 +29,6 @@ WORDS = {  # what a figure writes -> what the trace says
     "GN": "GroupNorm",
     "Global avg pool": "AvgPool→1",
     "Mean over H, W": "AvgPool→1",
-    "Mean over C": "AvgPool→1",
     "Max over H, W": "amax",
     "Max over C": "amax",
     "Mean to 6×6": "AdaptiveAvgPool2d",
