@@ -23,8 +23,8 @@ channel = frame(
 spatial = frame(
     stack(
         conv("Conv 1×1, 4", "BN · ReLU"),
-        conv("Conv 3×3, 4", "dilation 4 · BN · ReLU"),
-        conv("Conv 3×3, 4", "dilation 4 · BN · ReLU"),
+        conv("Conv 3×3, 4,\ndilation 4", "BN · ReLU"),
+        conv("Conv 3×3, 4,\ndilation 4", "BN · ReLU"),
         conv("Conv 1×1, 1", "BN"),
         gap=12,
     ),
