@@ -1,8 +1,8 @@
 """The fingerprint of a result: a hash of the code that computed it, and of its arguments.
 
 Code is followed by name from the function that made the result, over the three floors and
-the file it stands in, one top-level definition at a time (of a class without a base, one
-method): editing what the function does not reach changes nothing. Nothing is imported or
+the file it stands in, one top-level definition at a time (of a class without a base, the
+methods whose names occur): editing what the function does not reach changes nothing. Nothing is imported or
 run. Syntax trees are hashed, without docstrings, comments and input checks, so that
 neither a word nor a better error message makes a result of hours stale. Libraries are not
 followed; records name their versions.
@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, TypeGuard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,30 +48,41 @@ def fingerprint(made_by: str, arguments: Any, root: Path = ROOT) -> str:
 
 
 def fingerprint_of(run: Callable[..., Any], arguments: Any) -> str:
-    """`fingerprint` of a function at hand; what a closure or a partial holds is an argument.
+    """`fingerprint` of a function at hand, with what it holds as further arguments.
 
     Raises: ValueError for a function that is written in no file, or holds what is neither
         JSON nor a function, class or dataclass.
     """
     if isinstance(run, functools.partial):
         return fingerprint_of(run.func, [arguments, _held([run.args, run.keywords])])
-    held = _held([cell.cell_contents for cell in run.__closure__ or ()])
+    held = _held(holds(run))
     return fingerprint(made_by(run), [arguments, held] if held else arguments)
+
+
+def holds(run: Callable[..., Any]) -> list[Any]:
+    """The values that a closure, a method, or a function made by another one came with."""
+    if isinstance(run, MethodType):
+        return [run.__self__]
+    held = [cell.cell_contents for cell in getattr(run, "__closure__", None) or ()]
+    if "<locals>" in getattr(run, "__qualname__", ""):
+        held += [*(run.__defaults__ or ()), *(run.__kwdefaults__ or {}).values()]
+    return held
 
 
 def made_by(run: Callable[..., Any], root: Path = ROOT) -> str:
     """ "path::name" of the top-level definition that a function is written in.
 
-    Raises: ValueError for a function that is written in no file.
+    Raises: ValueError for what is no function that is written in a file.
     """
-    path, line = Path(run.__code__.co_filename).resolve(), run.__code__.co_firstlineno
-    if path.is_file():
+    code = getattr(run, "__code__", None)
+    path = Path(code.co_filename if code else "").resolve()
+    if code and path.is_file():
         for unit in _file(path).units:
-            if unit.names and line in unit.lines:
+            if unit.names and code.co_firstlineno in unit.lines:
                 place = path.relative_to(root) if path.is_relative_to(root) else path
                 return f"{place.as_posix()}::{unit.names[0]}"
     raise ValueError(
-        f"cannot follow the code of {run!r}: {path}, line {line}, is in no definition"
+        f"cannot follow the code of {run!r}: expected a function written in a file"
     )
 
 
@@ -107,9 +118,9 @@ def reached(made_by: str, arguments: Any, root: Path = ROOT) -> "list[Unit]":
     if name not in file.defined:
         raise LookupError(f"{path} defines no {name}")
     search = _Search(root / SOURCE)
-    search.add(file.defined[name])
     for text in _texts(arguments):
         search.read(text)
+    search.add(file.defined[name])  # the last is the first to be followed
     return search.run()
 
 
@@ -199,9 +210,9 @@ class _File:
             if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
                 for name, targets in _imported(node).items():
                     self.imports.setdefault(name, []).extend(targets)
-            if isinstance(node, ast.Import | ast.ImportFrom) or _is_text(
-                getattr(node, "value", None)
-            ):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            if isinstance(node, ast.Expr) and _is_text(node.value):  # docstring
                 continue
             unit = Unit(self, node)
             self.units.append(unit)
@@ -387,12 +398,13 @@ def _is_text(node: Any) -> TypeGuard[ast.Constant]:
 class _Guards(ast.NodeTransformer):
     def visit_If(self, node: ast.If) -> ast.AST | None:
         self.generic_visit(node)
-        last, before = node.body[-1], node.body[:-1]
+        before, last = node.body[:-1], node.body[-1] if node.body else None
         raised = last.exc if isinstance(last, ast.Raise) else None
         kind = raised.func if isinstance(raised, ast.Call) else raised
         refuses = isinstance(kind, ast.Name) and kind.id in REFUSALS
         words = all(isinstance(n, ast.Assign) for n in before)
-        return None if refuses and words and not node.orelse else node
+        idle = last is None or (refuses and words)  # None: held such checks alone
+        return None if idle and not node.orelse else node
 
 
 def _bare(tree: ast.stmt) -> ast.AST:

@@ -207,7 +207,7 @@ class Evidence:
                 f"measured results are made on purpose: {self.command} -m record"
             )
         self.named.add(("measured", name))
-        held = getattr(run, "__closure__", None) or not hasattr(run, "__code__")
+        held = fingerprint.holds(run) or not hasattr(run, "__code__")
         made_by = self.test if held and self.test else fingerprint.made_by(run)
         arguments = _plain(arguments)
         # Before the run: who edits the code meanwhile has a stale result.

@@ -1,5 +1,6 @@
 """An edit of what a result was computed by changes its fingerprint, on every floor; any other edit does not."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -9,6 +10,8 @@ import pytest
 
 from cnn_lab.fingerprint import fingerprint, fingerprint_of, made_by, reached
 from cnn_site import ROOT
+from cnn_site.variants import Variant
+from cnn_techniques.modern import ResNet
 
 FILES = {
     "tests/attention/test_gate.py": '''
@@ -21,6 +24,7 @@ from cnn_techniques import attention
 from cnn_techniques.attention import Gate
 
 RATE = 0.1
+NAME = "a text"
 SHARED: int = 3
 pytestmark = []
 
@@ -57,7 +61,10 @@ def measure(seeds):
     def loss(x):
         return helper() + x  # only here
 
-    rates = [lambda: RATE]
+    if seeds > 1:
+        if seeds > 9:
+            raise ValueError(f"too many: {seeds}")
+    rates = [lambda: RATE, NAME]
     return trials(partial(loss, rates), Network(), images, Case().run(), learning.late)
 
 
@@ -213,10 +220,12 @@ def edit(repository: Path, file: str, old: str, new: str) -> None:
         ("measure", PROOF, "How it is measured.", "Other words.", False),
         ("measure", PROOF, "no seeds:", "need one seed:", False),
         ("measure", PROOF, "if seeds < 1:", "if seeds < 2:", False),
+        ("measure", PROOF, "if seeds > 1:", "if seeds > 2:", False),
         ("measure", GATE, "A gate.", "Another word.", False),
         # the proof: closures, lambdas, classes, constants
         ("measure", PROOF, '"helper"', '"changed"', True),
         ("measure", PROOF, "RATE = 0.1", "RATE = 0.2", True),
+        ("measure", PROOF, '"a text"', '"another text"', True),
         ("measure", PROOF, "depth = 2", "depth = 3", True),
         ("measure", PROOF, "x * self.depth", "x + self.depth", True),
         ("measure", PROOF, 'return "run"', 'return "walk"', True),
@@ -357,6 +366,26 @@ def test_what_a_closure_or_a_partial_holds_counts() -> None:
     ]
 
 
+@dataclasses.dataclass
+class Case:
+    make: object
+
+    def run(self, seed: int) -> object:
+        return self.make
+
+
+def with_default(n: int) -> Callable[..., object]:
+    return lambda seed, n=n: n
+
+
+def test_what_a_method_or_a_default_holds_counts() -> None:
+    variants = [Variant(make, "A", "timm.a") for make in (fingerprint, scaled, ResNet)]
+    assert len({fingerprint_of(scaled(v), {}) for v in variants}) == len(variants)
+    assert fingerprint_of(with_default(1), {}) != fingerprint_of(with_default(2), {})
+    with pytest.raises(ValueError, match=r"a run holds <class .*Case"):
+        fingerprint_of(Case(1).run, {})  # a class of a proof: name it in the code
+
+
 def test_what_a_fingerprint_cannot_hold_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"a run holds <object.*pass it as an argument"
@@ -364,7 +393,7 @@ def test_what_a_fingerprint_cannot_hold_is_refused() -> None:
         fingerprint_of(scaled(object()), {})
     space: dict = {}
     exec("def run(seed):\n    return seed", space)
-    with pytest.raises(
-        ValueError, match=r"cannot follow the code of .*<string>, line 1"
-    ):
+    with pytest.raises(ValueError, match=r"cannot follow the code of <function run"):
         fingerprint_of(space["run"], {})
+    with pytest.raises(ValueError, match=r"cannot follow the code of <built-in"):
+        fingerprint_of(max, {})
