@@ -28,9 +28,7 @@ def of(room: Callable[[Technique], Path], *rules: Callable[[Path], list[str]]) -
         path = room(t)
         if not path.exists():
             return []
-        left = [
-            m for m in checks.marks(t) if m.startswith(f"{path.relative_to(ROOT)}:")
-        ]
+        left = [m for m in checks.marks(t) if m.startswith(f"{checks.place(path)}:")]
         return left + [fault for rule in rules for fault in rule(path)]
 
     return check
@@ -79,7 +77,7 @@ STEPS: dict[str, list[Check]] = {
         checks.includes_only,
         checks.twice,
         checks.unused_imports,
-        checks.needs,
+        checks.wrong_needs,
         checks.wide_blocks,
         checks.depends,
     ],

@@ -178,21 +178,16 @@ def make(slug: str, kind: str | None = None) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         made.append(path)
-    package = ROOT / f"src/cnn_techniques/{t.category}"
-    changes = {
-        package / "__init__.py": lambda text: exported(
-            text, package / f"{snake(t.slug.split('/')[1])}.py"
-        )
-    }
+    module = ROOT / f"src/cnn_techniques/{snake(t.slug)}.py"
+    package, config = module.parent / "__init__.py", ROOT / "mkdocs.yml"
+    api = ROOT / f"docs/api/{t.category}.md"
+    changed = {package: exported(package.read_text(encoding="utf-8"), module)}
     if not is_draft(t.path):
-        changes |= {
-            ROOT / "mkdocs.yml": lambda text: listed(text, t),
-            ROOT / f"docs/api/{t.category}.md": lambda text: described(text, t),
-        }
-    for path, change in changes.items():
-        before = path.read_text(encoding="utf-8")
-        if (after := change(before)) != before:
-            path.write_text(after, encoding="utf-8")
+        changed[config] = listed(config.read_text(encoding="utf-8"), t)
+        changed[api] = described(api.read_text(encoding="utf-8"), t)
+    for path, text in changed.items():
+        if text != path.read_text(encoding="utf-8"):
+            path.write_text(text, encoding="utf-8")
             made.append(path)
     if any(path.parent.name == "figures" for path in made):
         draw([slug.split("/")[1]])

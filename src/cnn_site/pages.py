@@ -102,6 +102,11 @@ class Technique:
         return list(self.facts["builds_on"]) if self.facts else []
 
     @property
+    def aliases(self) -> list[str]:
+        """What people type who do not know the name."""
+        return list((self.facts or {}).get("aliases", []))
+
+    @property
     def keys(self) -> list[str]:
         """Of the papers, or of the sources of a practice page."""
         return (
@@ -177,12 +182,9 @@ def line_of(path: Path, key: str) -> int:
 @_until_changed
 def _packages(path: Path) -> list[str]:
     """Those that the project's tests install."""
-    extras = tomllib.loads(path.read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
-    return [
-        re.match(r"[\w.-]+", need)[0] for needs in extras.values() for need in needs
-    ]  # type: ignore[index]
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    wanted = [w for extra in project["optional-dependencies"].values() for w in extra]
+    return [re.split(r"[^\w.-]", name)[0] for name in wanted]
 
 
 def package(module: str) -> str:

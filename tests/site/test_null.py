@@ -276,6 +276,16 @@ CASES = {
         "print(f'{erase(x.view(2, 1, 4, 4)).norm():.3f}')",
         "print(f'{erase(x.view(2, 1, 4, 4))[..., 2:, :].norm():.3f}')",
     ),
+    "transform of images that share their memory": (
+        TRANSFORM_FUNCTION,
+        "print(f'{erase(x[:1, None, None].expand(4, 1, 4, 4)).norm():.3f}')",
+        "print(f'{erase(x[:1, None, None].expand(4, 1, 4, 4))[..., 2:, :].norm():.3f}')",
+    ),
+    "function and class": (
+        MODULE + LOSS,
+        "print(f'{smoothed(Gate()(x), y):.3f}')",
+        "print(smoothed(Gate()(x), y).ndim)",
+    ),
     "change of gradients in place": (
         IN_PLACE,
         "net(x).square().mean().mul(99).backward()\nclip_(net.parameters(), 1.0)\n"
