@@ -219,6 +219,7 @@ class Evidence:
                 "version": f"{package} {version(package)}",
                 "date": now["date"],
                 "torch": now["torch"],
+                "processor": now["processor"],
             }
         if key:
             record.setdefault(section, {})[key] = new
