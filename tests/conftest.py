@@ -16,6 +16,7 @@ def same_draws() -> None:
     """A test sees the same images alone, in the suite, today and tomorrow."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+        torch.set_default_dtype(torch.float32)  # a page's block may have set another
 
 
 @pytest.fixture(scope="session")

@@ -279,6 +279,7 @@ class Evidence:
                 "version": f"{package} {version(package)}",
                 "date": now["date"],
                 "torch": now["torch"],
+                "processor": now["processor"],
             }
         record = copy.deepcopy(record)
         if key:

@@ -37,6 +37,7 @@ from pytest_markdown_docs.plugin import MarkdownInlinePythonItem, MarkdownTextFi
 from . import CATEGORIES, ROOT, pages, snake
 from .evidence import Evidence, drop_orphans, may_name
 from .fences import Block, imported, page_blocks, parser, runnable
+from .processors import other_rounding
 
 COPIED = frozenset({"torch", "torchvision"})  # what a copied block has
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -65,6 +66,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device",
         default="cpu",
         help="cuda: modules and page blocks on that device, beside the CPU",
+    )
+    group.addoption(
+        "--other-rounding",
+        action="store_true",
+        help="fences as on a processor that rounds otherwise (see processors.py)",
     )
 
 
@@ -247,7 +253,7 @@ def _clean_start(
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float32)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if any("get_state_dict(" in block.code for block in chain):
         monkeypatch.setattr(
             "torchvision.models._api.load_state_dict_from_url", published_weights
@@ -257,9 +263,15 @@ def _clean_start(
         pytest.skip("commands are run on the CPU")
     if device != "cpu" and (missing := not_installed(request.node.code)):
         pytest.skip(f"{missing} is not installed beside this {device}")
-    with torch.device(device) if device != "cpu" else contextlib.nullcontext():
+    with contextlib.ExitStack() as surroundings:
+        if device != "cpu":
+            surroundings.enter_context(torch.device(device))
+        if request.config.getoption("--other-rounding"):
+            monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+            surroundings.enter_context(other_rounding())
         yield
     torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
 
 
 def not_installed(code: str) -> str:
@@ -316,17 +328,22 @@ class PageRunner(DefaultRunner):
     config: pytest.Config
     last: tuple[Any, list[Block], dict[str, Any]] = (None, [], {})
     folder = Path()  # where the last one ran
+    torch_state: tuple[Any, Any] = (None, None)  # generator and dtype at its end
 
     def runtest(
         self, test: Any, args: dict[str, Any], *, asyncio_runner: object = None
     ) -> None:
+        import torch
+
         chain: list[Block] = test.source.chain
         path, done, space = self.last
         if (
             done and path == test.source_path and done == chain[:-1]
-        ):  # go on in the namespace of the fences before it
+        ):  # go on where the fences before it ended: names, folder, torch's state
             space.update(args)
             os.chdir(self.folder)
+            torch.set_rng_state(self.torch_state[0])
+            torch.set_default_dtype(self.torch_state[1])
         else:
             done, space = [], args
         self.last, self.folder = (None, [], {}), Path.cwd()
@@ -345,6 +362,7 @@ class PageRunner(DefaultRunner):
             seconds
         )
         self.last = (test.source_path, chain, space)
+        self.torch_state = torch.get_rng_state(), torch.get_default_dtype()
 
     def compare(self, block: Block, page: Path, printed: str) -> None:
         if (
@@ -528,7 +546,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             from cnn_lab.record import environment
 
             now = environment(device)
-            wanted = ("date", "torch", "python", "device")
+            wanted = ("date", "torch", "python", "processor", "device")
             told: dict[str, Any] = {k: now[k] for k in wanted}
             rows = [{"title": b.title, "hash": b.hash} for b in blocks]
             Evidence(slug, update=True).ran(device, rows, list(ran.values()), told)

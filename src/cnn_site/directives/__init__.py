@@ -29,6 +29,7 @@ from .overview import (
     ledger,
     order,
     prerequisites,
+    processors,
     references,
     skips,
     specimen,
@@ -41,7 +42,7 @@ DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     f.__name__: f
     for f in (
         technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
-        differences, environments, skips, references, order, prerequisites,
+        differences, environments, processors, skips, references, order, prerequisites,
         needs,
     )
 }  # fmt: skip

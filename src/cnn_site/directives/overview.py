@@ -1,12 +1,14 @@
 """Pages about all techniques: home, catalogue, categories, verification, bibliography, reading orders."""
 
 import html
+import json
 import re
 from typing import Any
 
 from cnn_site import CATEGORIES, ROOT, arcs, pages
 from cnn_site.fences import page_blocks
 from cnn_site.pages import SiteError, Technique
+from cnn_site.processors import RECORD, fences
 
 from .base import ABOUT, Page, fill, highlighted
 from .comparisons import difference
@@ -125,15 +127,34 @@ def ledger(page: Page, arguments: list[str], settings: Any) -> str:
 
 def environments(page: Page, arguments: list[str], settings: Any) -> str:
     """What the pages ran on."""
-    found: dict[tuple[str, str, str], list[int]] = {}
+    found: dict[tuple[str, str, str, str], list[int]] = {}
     for t in pages.techniques():
         for name, run in t.record.get("runs", {}).items() if t.facts else ():
+            device, processor = run.get("device", name), run.get("processor", "")
             row = found.setdefault(
-                (run.get("device", name), run["torch"], run["python"]), [0, 0]
+                (device, processor, run["torch"], run["python"]), [0, 0]
             )
             row[0] += 1
             row[1] += len(run["blocks"])
     return fill("environments", rows=sorted(found.items()))
+
+
+def processors(page: Page, arguments: list[str], settings: Any) -> str:
+    """As which other processors the fences ran, and how many of those shown now."""
+    if not RECORD.exists():
+        raise SiteError(
+            f"{RECORD.relative_to(ROOT)} is missing; make it: python -m cnn_site.processors --update-evidence"
+        )
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    now = fences()
+    ran = sum(h in record["pages"].get(p, ()) for p, hs in now.items() for h in hs)
+    return fill(
+        "processors",
+        rows=record["processors"],
+        made=record["made"],
+        ran=ran,
+        shown=sum(map(len, now.values())),
+    )
 
 
 def skips(page: Page, arguments: list[str], settings: Any) -> str:

@@ -15,6 +15,7 @@ class Stamp:
     ran: int = 0
     date: str = ""
     torch: str = ""
+    processor: str = ""
     gpu: str = ""
 
     @property
@@ -45,6 +46,7 @@ def stamp(t: Technique) -> Stamp:
         ran,
         run["date"],
         run["torch"],
+        run.get("processor", ""),
         gpu,
     )
 
