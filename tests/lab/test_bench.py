@@ -75,7 +75,7 @@ def few_garments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve images of each class, which a network can tell apart."""
 
     def garments(split: str, root: object = None) -> tuple[torch.Tensor, torch.Tensor]:
-        draw = torch.Generator().manual_seed(split == "test")
+        draw = torch.Generator().manual_seed(int(split == "test"))
         labels = torch.arange(120) % 10
         images = 0.1 * torch.randn(120, 1, 28, 28, generator=draw)
         for image, label in zip(images, labels.tolist(), strict=True):

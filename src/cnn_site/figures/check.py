@@ -160,11 +160,10 @@ def name(m: nn.Module) -> str:
 
 
 def of_shape(n: torch.fx.Node) -> bool:
-    """A size that was read from a tensor: no line of a figure."""
+    """A size that was read from a tensor, or what follows from sizes alone: no line of a figure."""
     if n.target is getattr:
         return bool(n.args[1] == "shape")
-    first = n.args[0] if n.target is operator.getitem else None
-    return isinstance(first, torch.fx.Node) and of_shape(first)
+    return bool(n.all_input_nodes) and all(map(of_shape, n.all_input_nodes))
 
 
 def mean_over(n: torch.fx.Node) -> str:
