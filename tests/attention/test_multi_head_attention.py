@@ -331,7 +331,7 @@ def test_cost_beside_the_network_it_is_put_into(evidence) -> None:
     networks = {
         "resnet50": ("ResNet-50", resnet50),
         "every_block": (
-            "+ self-attention at every block's end",
+            "+ 16 layers",
             lambda: ResNet(Bottleneck, (3, 4, 6, 3), attention=block),
         ),
     }

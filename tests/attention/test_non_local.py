@@ -167,10 +167,10 @@ def test_cost_beside_the_network_it_is_put_into(evidence) -> None:
 
     networks = {
         "resnet50": ("ResNet-50", resnet50),
-        "one": ("+ one block in the third stage", lambda: AfterLayer3(False)),
-        "one_subsampled": ("+ the same, subsampled", lambda: AfterLayer3(True)),
-        "every_block": ("+ at every block's end", lambda: every(False)),
-        "every_block_subsampled": ("+ the same, subsampled", lambda: every(True)),
+        "one": ("+ one block, stage 3", lambda: AfterLayer3(False)),
+        "one_subsampled": ("+ one, subsampled", lambda: AfterLayer3(True)),
+        "every_block": ("+ 16 blocks", lambda: every(False)),
+        "every_block_subsampled": ("+ 16, subsampled", lambda: every(True)),
     }
     rows = {}
     for key, (name, make) in networks.items():

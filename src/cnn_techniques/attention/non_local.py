@@ -25,7 +25,7 @@ class NonLocal(nn.Module):
         subsample: let the places that are read be maxima over 2 x 2 pixels,
             which costs a quarter of the products.
 
-    Shape: (N, C, H, W) -> (N, C, H, W), for any H and W; memory grows with (H * W)^2.
+    Shape: (N, C, H, W) -> (N, C, H, W), for any H and W.
     Parameters: 4 * C * D weights, 3 * D + C biases, 2 * C of the norm.
     Raises: ValueError for a width below 1, or an input of another shape.
     """
