@@ -57,7 +57,10 @@ def _equivalence_row(name: str, row: dict[str, Any]) -> dict[str, Any]:
         for what, bound in row["bounds"].items()
     ]
     told = ", ".join(f"{what.split(',')[0]} {difference(v)}" for what, v, *_ in items)
-    allowed = ", ".join(f"{what} {bound:g}" for what, bound in row["bounds"].items())
+    allowed = ", ".join(
+        f"{what} {bound:g}".replace("e-0", "e-")
+        for what, bound in row["bounds"].items()
+    )
     return {
         **row,
         "torch": row["torch"].split("+")[0],
