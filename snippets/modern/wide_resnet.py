@@ -11,7 +11,7 @@ for depth, widening in ((40, 1), (16, 2), (16, 4)):
     scores = model(images)
     loss = nn.functional.cross_entropy(scores, labels)
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"WRN-{depth}-{widening}: {size:.2f} M parameters, loss {loss:.3f}")
+    print(f"WRN-{depth}-{widening}: {size:.2f} M parameters, loss {loss:.2f}")
 
 with torch.device("meta"):  # shapes without memory
     model = wide_resnet50_2()

@@ -80,6 +80,7 @@ PROCESSORS = (
     ),
 )
 
+FIGURES = "tests/site/test_figures.py"  # some draw what torch computed
 # Threads that wait spin, which on fewer cores than threads is all they do.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -159,36 +160,30 @@ def other_rounding(times: float = TIMES) -> "TorchDispatchMode":
 
 @dataclass(frozen=True)
 class Run:
-    """What the fences did on one processor; `fences` counts those that ran, `differ` names those that failed."""
+    """What happened on one processor: fences that ran, tests beside them, how many of both failed, pytest's words."""
 
     processor: Processor
     fences: int
-    differ: list[str]
+    tests: int
+    differ: int
     seconds: float
     told: str
 
 
 def run(processor: Processor, pages: Sequence[str]) -> Run:
-    """Runs the fences of `pages` in a process of their own, as that processor would.
+    """Runs the fences of `pages`, and tests among them, in a process of their own, as that processor would.
 
-    Raises: RuntimeError where no fence ran, or pytest broke off.
+    Raises: RuntimeError where nothing ran, or pytest broke off.
     """
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
-        options = [
-            f"--rootdir={ROOT}",
-            f"-c{ROOT / 'pyproject.toml'}",
-            f"--junitxml={junit}",
-        ]
-        options += [
-            "-q",
-            "-pno:cacheprovider",
-            "-pcnn_site.runner",
-            f"--basetemp={folder}/tmp",
-        ]
+        command = [sys.executable, "-m", "pytest", "-q", f"--rootdir={ROOT}"]
+        command += [f"-c{ROOT / 'pyproject.toml'}", "-pcnn_site.runner"]
+        command += ["-pno:cacheprovider", f"--basetemp={folder}/tmp"]
+        command += [f"--junitxml={junit}", *processor.options, *pages]
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *processor.options, *pages],
+            command,
             cwd=ROOT,
             env={**os.environ, **WAITING, **processor.environment},
             stdin=subprocess.DEVNULL,
@@ -201,12 +196,11 @@ def run(processor: Processor, pages: Sequence[str]) -> Run:
             raise RuntimeError(
                 f"{processor.name}: pytest exits with {done.returncode}:\n{told}"
             )
-        cases = list(ET.parse(junit).iter("testcase"))
-    failed = [
-        c for c in cases if c.find("failure") is not None or c.find("error") is not None
-    ]
-    differ = [f"{c.get('file') or c.get('classname')} {c.get('name')}" for c in failed]
-    return Run(processor, len(cases), differ, seconds, told)
+        suite = ET.parse(junit).getroot()[0]
+    names = [case.get("name", "") for case in suite.iter("testcase")]
+    fences = sum(name.startswith("[CodeFence") for name in names)
+    differ = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    return Run(processor, fences, len(names) - fences, differ, seconds, told)
 
 
 def record(runs: Sequence[Run], path: Path = RECORD) -> None:
@@ -245,7 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(
         prog="python -m cnn_site.processors", description=__doc__
     )
-    options.add_argument("pages", nargs="*", help="default: docs and README.md")
+    options.add_argument(
+        "pages", nargs="*", help=f"default: docs, README.md and {FIGURES}"
+    )
     options.add_argument("--only", choices=names, action="append", help="one processor")
     options.add_argument(
         "--update-evidence",
@@ -258,18 +254,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.error(
             "--update-evidence records all pages on all processors: name none"
         )
-    pages = given.pages or ["docs", "README.md"]
+    pages = given.pages or ["docs", "README.md", FIGURES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = list(pool.map(lambda p: run(p, pages), chosen))
     for r in runs:
         if r.differ:
-            print(
-                f"\n===== as {r.processor.name}: {r.processor.stands_for} =====\n{r.told}"
-            )
+            print(f"\n===== as {r.processor.name}: {r.processor.stands_for} =====")
+            print(r.told)
     for r in runs:
-        print(
-            f"{r.processor.name:10} {r.fences:4} fences, {len(r.differ)} differ, {r.seconds:4.0f} s"
-        )
+        ran = f"{r.fences:4} fences, {r.tests} tests, {r.differ} differ"
+        print(f"{r.processor.name:10} {ran}, {r.seconds:4.0f} s")
+    there = sum(map(len, fences().values()))
+    if not given.pages and any(r.fences != there for r in runs):
+        raise RuntimeError(f"the pages have {there} fences that are run")
     if any(r.differ for r in runs):
         return 1
     if given.update_evidence:

@@ -222,7 +222,7 @@ class _Parser:
         return tokens
 
 
-@pytest.hookimpl
+@pytest.hookimpl(tryfirst=True)  # before the stock parser, whoever loads this plugin
 def pytest_markdown_docs_markdown_it() -> _Parser:
     return _Parser()
 

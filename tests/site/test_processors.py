@@ -57,9 +57,9 @@ def test_sixty_steps_in_float32_are_refused_and_in_float64_are_not(
     planted = page(tmp_path, FLOAT32)
     assert processors.main(["--only", name, planted]) == 1
     told = capsys.readouterr().out
-    assert "page.md, line 3: printed" in told and "1 fences, 1 differ" in told
+    assert "page.md, line 3: printed" in told and "1 fences, 0 tests, 1 differ" in told
     assert processors.main(["--only", name, page(tmp_path, FLOAT64)]) == 0
-    assert "1 fences, 0 differ" in capsys.readouterr().out
+    assert "1 fences, 0 tests, 0 differ" in capsys.readouterr().out
 
 
 def test_a_page_without_a_fence_that_runs_is_an_error(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_gradients_are_moved_as_well() -> None:
 
 
 def test_the_record_is_written_once_and_not_again_for_a_date(tmp_path: Path) -> None:
-    runs = [processors.Run(p, 1, [], 1.0, "") for p in PROCESSORS]
+    runs = [processors.Run(p, 1, 0, 0, 1.0, "") for p in PROCESSORS]
     path = tmp_path / "processors.json"
     processors.record(runs, path)
     written = json.loads(path.read_text())
