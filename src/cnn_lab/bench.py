@@ -39,7 +39,7 @@ SEEDS = tuple(range(10))  # of the baseline; an arm takes the first five or more
 BATCH_SIZE = 64
 PER_CLASS = 600  # training images of each of the ten classes
 SHIFT = 3  # pixels, each way
-# What is made harder, or longer; a run makes as many steps in all but the last.
+# What is made harder, or longer; runs make about as many steps, the last twice as many.
 HANDICAPS: Mapping[str, Json] = {
     "none": {"images": 6000, "wrong": 0.0, "epochs": 10},
     "wrong labels": {"images": 6000, "wrong": 0.4, "epochs": 10},
