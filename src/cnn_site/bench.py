@@ -1,16 +1,11 @@
 """Arms of the bench beside its recorded baseline: what a technique's proof asks for.
 
 A proof names its arms, `cnn_lab.bench` runs them, the baseline is read from its record.
-`python -m cnn_site.bench PROOF FUNCTION KEY` is one process that times a step.
 """
 
 import hashlib
-import importlib.util
 import json
-import os
-import statistics
-import subprocess
-import sys
+import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +14,16 @@ import torch
 
 from cnn_lab import bench
 from cnn_lab.record import repeat
+from cnn_site import ROOT  # no relative imports: a process that times runs this file
+from cnn_site.evidence import load
+from cnn_site.speed import side_by_side
 from cnn_techniques.evaluation import model_cost
-
-from . import ROOT
-from .evidence import load
 
 Json = dict[str, Any]
 Arms = Callable[[str], bench.Arm]
+Step = Callable[[], None]
 BASELINE = "lab/bench"
 CACHE = ROOT / ".cache" / "record" / "bench.jsonl"
-PROCESSES = 3
 
 
 def runs(arms: Arms, keys: Sequence[str], seeds: Sequence[int]) -> dict[str, Json]:
@@ -149,58 +144,29 @@ def cost_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> dict[str, Json]
 
 
 def time_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> Json:
-    """CPU time of an arm's training step over that of the baseline's step.
+    """CPU time of an arm's training step over that of the baseline's step, by key.
 
-    Three processes of alternating pairs for each arm; the median, and the range over the
-    processes, by key.
+    Three processes of alternating pairs for each arm: the median, and the range over the
+    processes.
     """
-    proof = Path(arms.__code__.co_filename).resolve().relative_to(ROOT)
+    proof = Path(arms.__code__.co_filename).resolve().relative_to(ROOT).as_posix()
     times = {}
     for key in keys:
-        found = [_process(str(proof), arms.__name__, key) for _ in range(PROCESSES)]
-        ratios = [one["ratio"] for one in found]
+        task = {"proof": proof, "function": arms.__name__, "key": key}
+        found = side_by_side(steps, against="arm", arguments=task)["arms"]
         times[key] = {
             "name": arms(key).name,
-            "ratio": statistics.median(ratios),
-            "range": f"{min(ratios):.2f} to {max(ratios):.2f}",
-            "seconds": statistics.median(one["seconds"] for one in found),
+            "ratio": found["baseline"]["ratio"],
+            "range": found["baseline"]["range"],
+            "seconds": found["arm"]["seconds"],
         }
     return times
 
 
-def _process(*words: str) -> Json:
-    command = [sys.executable, "-m", "cnn_site.bench", *words]
-    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+def steps(proof: str, function: str, key: str) -> dict[str, Callable[[], Step]]:
+    """What makes a training step of the baseline, and of the arm of a proof."""
+    arm = runpy.run_path(str(ROOT / proof))[function](key)
+    return {
+        "arm": lambda: bench.step(arm),
+        "baseline": lambda: bench.step(bench.Arm("baseline")),
     }
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    if run.returncode:
-        raise RuntimeError(
-            f"{' '.join(words)} ended with {run.returncode}: {run.stderr}"
-        )
-    result: Json = json.loads(run.stdout.splitlines()[-1])
-    return result
-
-
-def _time(proof: str, function: str, key: str) -> Json:
-    """What one process does: steps of the arm and of the baseline in turn."""
-    from .speed import alternating
-
-    torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("proof", ROOT / proof)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    arm = getattr(module, function)(key)
-    steps = {"arm": bench.step(arm), "baseline": bench.step(bench.Arm("baseline"))}
-    found = alternating(steps, against="arm")
-    return {"ratio": found["ratio"]["baseline"], "seconds": found["seconds"]["arm"]}
-
-
-if __name__ == "__main__":
-    print(json.dumps(_time(*sys.argv[1:])))
