@@ -154,6 +154,19 @@ def test_gradients_reach_every_parameter(block: CoordinateAttention) -> None:
     assert all(p.grad is not None and p.grad.any() for p in block.parameters())
 
 
+def test_convolutions_at_zero_learn_at_once_and_the_layers_before_them_do_not(
+    block: CoordinateAttention,
+) -> None:
+    last = (block.conv_h, block.conv_w)
+    for conv in last:
+        nn.init.zeros_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    block(IMAGES).square().mean().backward()
+    assert all(p.grad.any() for conv in last for p in conv.parameters())
+    assert not block.conv1.weight.grad.any()
+    assert not block.bn1.weight.grad.any()
+
+
 def test_in_training_the_norm_takes_the_first_bias_out(
     block: CoordinateAttention,
 ) -> None:

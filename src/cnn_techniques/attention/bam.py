@@ -32,8 +32,8 @@ class BAM(nn.Module):
 
     Args:
         channels: C, number of input channels; the output has the same number.
-        reduction: r = C / R of the paper. R is at least 4, which is what 64 channels
-            have at the paper's r of 16.
+        reduction: r of the paper; R = max(4, C // r). Four is what 64 channels have
+            at the paper's r of 16.
         dilation: d of the two 3x3 convolutions of the spatial branch.
 
     Shape: (N, C, H, W) -> (N, C, H, W), for any H and W. In training N is at least 2:

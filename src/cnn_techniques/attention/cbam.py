@@ -18,8 +18,8 @@ class CBAM(nn.Module):
 
     Args:
         channels: C, number of input channels; the output has the same number.
-        reduction: C / R of the paper. R is at least 4, which is what the paper's
-            narrowest feature map (64 channels, reduction 16) has.
+        reduction: r of the paper; R = max(4, C // r). Four is what the paper's
+            narrowest feature map (64 channels, r = 16) has.
         kernel_size: k of the convolution that makes the gate per place, odd.
 
     Shape: (N, C, H, W) -> (N, C, H, W), for any H and W.

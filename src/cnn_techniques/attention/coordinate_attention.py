@@ -18,7 +18,7 @@ class CoordinateAttention(nn.Module):
 
     Args:
         channels: C, number of input channels; the output has the same number.
-        reduction: r; the squeeze has R = max(8, C // r) channels, as the authors' code.
+        reduction: r; R = max(8, C // r), as in the authors' code.
 
     Shape: (N, C, H, W) -> (N, C, H, W), for any H and W.
     Parameters: 3 * C * R weights, R + 2 * C biases, 2 * R of the norm.

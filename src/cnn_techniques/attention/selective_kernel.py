@@ -23,7 +23,7 @@ class SelectiveKernel(nn.Module):
     Args:
         channels: C, number of input channels; the output has the same number.
         stride: s of every path.
-        groups: G of every path; None: the largest that divides C, 32 at most.
+        groups: G of every path; None: 32, or the largest divisor of 32 that divides C.
         dilations: of the M paths; a 3x3 kernel at dilation D spans 2 * D + 1 pixels.
         reduction: r; z has max(C // r, min_width) channels.
         min_width: L in the paper.
