@@ -4,10 +4,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from lxml import html
 
 from cnn_site.directives.base import terminal
 from cnn_site.fences import Block, PageParser, unlabelled
+from cnn_site.processors import Processor, run
 from cnn_site.runner import (
     FenceError,
     not_installed,
@@ -219,3 +221,18 @@ def test_a_long_recorded_command_is_broken_before_options_and_stays_the_same() -
     assert all(line.lstrip("$ ").startswith(("tool", "--option")) for line in lines)
     command = " ".join(lines).removeprefix("$ ").removesuffix("out <1>")
     assert shlex.split(command) == shlex.split(f"tool first {options}")
+
+
+def test_a_continuation_goes_on_with_random_numbers_and_dtype(tmp_path: Path) -> None:
+    first = "import torch\ntorch.set_default_dtype(torch.float64)\nx = torch.rand(2)\n"
+    second = "print(f'{torch.rand(1).item():.6f}', torch.ones(1).dtype)\n"
+    torch.manual_seed(0)
+    whole = Block("py", (), "", first + second, ((None, 1),) * 4, 1)
+    shown = run_block(whole, tmp_path / "page.md", {})
+    page = tmp_path / "page.md"
+    page.write_text(
+        f"# Page\n\n```py\n{first}```\n\n```{{.py .continuation}}\n{second}```\n\n"
+        f"```{{.text .output}}\n{shown}```\n"
+    )
+    here = run(Processor("here", "this processor", {}), [str(page)])
+    assert (here.fences, here.differ) == (2, 0), here.told
