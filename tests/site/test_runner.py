@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lxml import html
 
 from cnn_site import ROOT
 from cnn_site.directives.base import terminal
 from cnn_site.fences import Block, PageParser, unlabelled
+from cnn_site.processors import Processor, run
 from cnn_site.runner import (
     FenceError,
     not_installed,
@@ -293,3 +295,18 @@ def test_a_technique_page_runs_files_and_commands_of_the_lab(tmp_path: Path) -> 
         [*command, "page.md"], cwd=tmp_path, capture_output=True, text=True
     )
     assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_continuation_goes_on_with_random_numbers_and_dtype(tmp_path: Path) -> None:
+    first = "import torch\ntorch.set_default_dtype(torch.float64)\nx = torch.rand(2)\n"
+    second = "print(f'{torch.rand(1).item():.6f}', torch.ones(1).dtype)\n"
+    torch.manual_seed(0)
+    whole = Block("py", (), "", first + second, ((None, 1),) * 4, 1)
+    shown = run_block(whole, tmp_path / "page.md", {})
+    page = tmp_path / "page.md"
+    page.write_text(
+        f"# Page\n\n```py\n{first}```\n\n```{{.py .continuation}}\n{second}```\n\n"
+        f"```{{.text .output}}\n{shown}```\n"
+    )
+    here = run(Processor("here", "this processor", {}), [str(page)])
+    assert (here.fences, here.differ) == (2, 0), here.told
