@@ -13,4 +13,5 @@ from .multi_head_attention import SelfAttention2d as SelfAttention2d
 from .multi_head_attention import dot_product_attention as dot_product_attention
 from .non_local import NonLocal as NonLocal
 from .selective_kernel import SelectiveKernel as SelectiveKernel
+from .simam import SimAM as SimAM
 from .squeeze_and_excitation import SqueezeExcitation as SqueezeExcitation
