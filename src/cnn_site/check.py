@@ -28,7 +28,7 @@ def of(room: Callable[[Technique], Path], *rules: Callable[[Path], list[str]]) -
         path = room(t)
         if not path.exists():
             return []
-        left = [m for m in checks.marks(t) if m.startswith(f"{path.relative_to(ROOT)}:")]
+        left = [m for m in checks.marks(t) if m.startswith(f"{checks.place(path)}:")]
         return left + [fault for rule in rules for fault in rule(path)]
 
     return check
@@ -77,7 +77,7 @@ STEPS: dict[str, list[Check]] = {
         checks.includes_only,
         checks.twice,
         checks.unused_imports,
-        checks.needs,
+        checks.wrong_needs,
         checks.wide_blocks,
         checks.depends,
     ],
@@ -95,7 +95,9 @@ def to_do(slug: str) -> dict[str, list[str]]:
     """Faults by step; SiteError for a slug that the catalogue has not."""
     page = pages.technique_path(slug)
     if not page.exists():
-        return {"Rooms": [f"docs/{slug}.md:1: is missing; python -m cnn_site.new {slug}"]}
+        return {
+            "Rooms": [f"docs/{slug}.md:1: is missing; python -m cnn_site.new {slug}"]
+        }
     t = pages.technique(slug, drafts=True)
     return {step: list(_faults(rules, t)) for step, rules in STEPS.items()}
 

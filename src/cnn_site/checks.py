@@ -14,7 +14,7 @@ from typing import Any
 
 from . import CATEGORIES, ROOT, pages, snake
 from .directives import copy_block, stamp
-from .directives.technique import wrong_needs as needs
+from .directives.technique import wrong_needs as wrong_needs
 from .evidence import proof, stale_measurements
 from .fences import Block, page_blocks, runnable, unlabelled
 from .pages import Technique
@@ -79,8 +79,11 @@ TORCHVISION = {"nms", "batched_nms", "roi_align", "deform_conv2d"}
 
 
 def at(path: Path, line: int, what: str) -> str:
-    where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    return f"{where}:{line}: {what}"
+    return f"{place(path)}:{line}: {what}"
+
+
+def place(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def lines_of(path: Path) -> list[str]:
@@ -308,7 +311,7 @@ def documented(path: Path) -> list[str]:
 
 def device_cases(path: Path) -> list[str]:
     """A proof has `DEVICE_CASES`, or says in `NO_DEVICE_CASES` why a device cannot make a difference."""
-    found = {}
+    found: dict[str, int] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         if isinstance(node, ast.AnnAssign):
@@ -525,13 +528,13 @@ def twice(t: Technique) -> list[str]:
         for name in names:
             if name in seen:
                 where, n = block.origins[node.lineno - 1]
-                place = (
+                spot = (
                     f"{Path(where).relative_to(ROOT)}:{n}"
                     if where
                     else f"docs/{t.slug}.md:{n}"
                 )
                 faults.append(
-                    f"{place}: {name!r} is defined twice in the block of docs/{t.slug}.md"
+                    f"{spot}: {name!r} is defined twice in the block of docs/{t.slug}.md"
                 )
             seen.add(name)
     return faults
@@ -589,18 +592,20 @@ def depends(t: Technique) -> list[str]:
     ]
     lines = block.code.split("\n")
     usage = max(n for n, (f, _) in enumerate(block.origins) if f and "/src/" in f) + 1
-    halves = [
+    definitions, example = (
         Block("py", (), "", "\n".join(lines[half]), block.origins[half], block.line)
         for half in (slice(0, usage), slice(usage, None))
-    ]
+    )
     if block.is_file:
         commands = [b for b in page_blocks(t.path) if b.is_command]
         command = next(b for b in commands if block.title in b.code)
         shown = command.output or ""
-        printed = _started_without_effect(block.title, *halves, public, command)
+        printed = _started_without_effect(
+            block.title, definitions, example, public, command
+        )
     else:
         shown = block.output or ""
-        printed = printed_without_effect(*halves, public, t.path)
+        printed = printed_without_effect(definitions, example, public, t.path)
     if printed is None or unlike(printed, shown):
         return []
     return [
@@ -625,13 +630,15 @@ def printed_without_effect(
 
     from .null import without_effect
 
-    for kind in (lambda thing: True, inspect.isclass):
+    for classes_alone in (False, True):
         torch.manual_seed(0)
         space: dict[str, Any] = {}
         run_block(definitions, page, space)
-        for name in names:
-            if kind(space[name]):
-                space[name] = without_effect(space[name])
+        classes = [name for name in names if inspect.isclass(space[name])]
+        if classes_alone and not classes:
+            break
+        for name in classes if classes_alone else names:
+            space[name] = without_effect(space[name])
         with contextlib.suppress(Exception):
             return run_block(example, page, space)
     return None

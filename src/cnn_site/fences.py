@@ -82,7 +82,9 @@ class Block:
             own: the file of the page's own technique.
         """
         imports = [
-            n for n in ast.parse(self.code).body if isinstance(n, ast.Import | ast.ImportFrom)
+            n
+            for n in ast.parse(self.code).body
+            if isinstance(n, ast.Import | ast.ImportFrom)
         ]
         head = max((n.end_lineno or 0 for n in imports), default=0)
         found: list[tuple[int, int, Path]] = []

@@ -7,6 +7,7 @@ What is still to do says `python -m cnn_site.check attention/cbam`.
 """
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -120,19 +121,26 @@ def _page(text: str, long: bool) -> str:
 
 
 def exported(text: str, module: Path) -> str:
-    """A category's `__init__.py` with the public names of a module, in the order of the modules."""
-    names = re.findall(r"(?m)^(?:class|def) ([A-Za-z]\w*)", module.read_text("utf-8"))
-    new = [f"from .{module.stem} import {name} as {name}" for name in names]
+    """A category's `__init__.py` with the public names of a module, which stand in the order of the modules."""
+    names = [
+        node.name
+        for node in ast.parse(module.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"
+    ]
+    new = []
+    for name in sorted(names, key=lambda n: (n[0].islower(), n)):  # classes first
+        line = f"from .{module.stem} import {name} as {name}"
+        if (
+            f"import {name} as {name}" not in text
+            and f"    {name} as {name}," not in text
+        ):
+            long = line.replace(" import ", " import (\n    ") + ",\n)"
+            new.append(line if len(line) <= 88 else long)
     lines = text.rstrip("\n").split("\n")
-    first = next((n for n, x in enumerate(lines) if x.startswith("from ")), len(lines))
-    found = {line for line in [*lines[first:], *new] if line}
-
-    def place(line: str) -> tuple[str, bool, str]:  # as ruff sorts: classes first
-        _, of, _, name, *_ = line.split()
-        return of, name[0].islower(), name
-
-    head = lines[:first] if lines[first:] else [*lines, ""]
-    return "\n".join([*head, *sorted(found, key=place)]) + "\n"
+    imports = [n for n in ast.parse(text).body if isinstance(n, ast.ImportFrom)]
+    later = [n.lineno - 1 for n in imports if (n.module or "") > module.stem]
+    at = min(later, default=len(lines))
+    return "\n".join([*lines[:at], *[""] * (not imports), *new, *lines[at:]]) + "\n"
 
 
 def listed(text: str, t: Technique) -> str:
@@ -170,21 +178,16 @@ def make(slug: str, kind: str | None = None) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         made.append(path)
-    package = ROOT / f"src/cnn_techniques/{t.category}"
-    changes = {
-        package / "__init__.py": lambda text: exported(
-            text, package / f"{snake(t.slug.split('/')[1])}.py"
-        )
-    }
+    module = ROOT / f"src/cnn_techniques/{snake(t.slug)}.py"
+    package, config = module.parent / "__init__.py", ROOT / "mkdocs.yml"
+    api = ROOT / f"docs/api/{t.category}.md"
+    changed = {package: exported(package.read_text(encoding="utf-8"), module)}
     if not is_draft(t.path):
-        changes |= {
-            ROOT / "mkdocs.yml": lambda text: listed(text, t),
-            ROOT / f"docs/api/{t.category}.md": lambda text: described(text, t),
-        }
-    for path, change in changes.items():
-        before = path.read_text(encoding="utf-8")
-        if (after := change(before)) != before:
-            path.write_text(after, encoding="utf-8")
+        changed[config] = listed(config.read_text(encoding="utf-8"), t)
+        changed[api] = described(api.read_text(encoding="utf-8"), t)
+    for path, text in changed.items():
+        if text != path.read_text(encoding="utf-8"):
+            path.write_text(text, encoding="utf-8")
             made.append(path)
     if any(path.parent.name == "figures" for path in made):
         draw([slug.split("/")[1]])

@@ -41,7 +41,8 @@ def without_effect(thing: Any) -> Any:
     if inspect.isclass(thing):
         return _class(thing)
     if isinstance(thing, nn.Module):
-        thing.forward = _function(thing.forward, handed_back=not _learns(thing))
+        forward = _function(thing.forward, handed_back=not _learns(thing))
+        vars(thing)["forward"] = forward  # of this one, not of its class
         return thing
     if isinstance(thing, Optimizer | LRScheduler):
         if isinstance(thing, LRScheduler):  # its first step was made when it was built
@@ -143,7 +144,8 @@ def _function(function: Callable[..., Any], handed_back: bool = True) -> Any:
             copy.deepcopy(module, memo)
         made = function(*_swapped(args, memo), **_swapped(kwargs, memo))
         for tensor, value, gradient, slope in before:
-            tensor.data.copy_(value)
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
             if gradient is not None and slope is not None:
                 gradient.data.copy_(slope)
             if tensor.is_leaf:

@@ -171,10 +171,9 @@ def line_of(path: Path, key: str) -> int:
 @_until_changed
 def _packages(path: Path) -> list[str]:
     """Those that the project's tests install."""
-    extras = tomllib.loads(path.read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
-    return [re.match(r"[\w.-]+", need)[0] for needs in extras.values() for need in needs]  # type: ignore[index]
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    wanted = [w for extra in project["optional-dependencies"].values() for w in extra]
+    return [re.split(r"[^\w.-]", name)[0] for name in wanted]
 
 
 def package(module: str) -> str:
@@ -192,7 +191,7 @@ def needs(path: Path) -> list[str]:
     return list(front_matter(path).get("needs", []))
 
 
-DRAFT = re.compile(r"\A---\n(?:(?!---\n).*\n)*?draft: true\n")
+DRAFT = re.compile(r"\A---\n(?:(?!---\n).*\n)*?draft: true\b")
 
 
 @_until_changed
@@ -212,7 +211,9 @@ def written() -> list[Path]:
 
 def drafts() -> list[Path]:
     """The pages of techniques that say `draft: true`."""
-    found = [DOCS / f"{r['category']}/{r['slug']}.md" for r in _catalogue_rows(CATALOGUE)]
+    found = [
+        DOCS / f"{r['category']}/{r['slug']}.md" for r in _catalogue_rows(CATALOGUE)
+    ]
     return [path for path in found if is_draft(path)]
 
 

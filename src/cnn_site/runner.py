@@ -113,9 +113,7 @@ def evidence(request: pytest.FixtureRequest) -> Evidence:
 # --- drafts -----------------------------------------------------------------------------------------------------------
 
 
-def pytest_ignore_collect(
-    collection_path: Path, config: pytest.Config
-) -> bool | None:
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """The rooms of a draft are run when they are named, so that an unfinished page breaks nothing else."""
     slug = page_slug(collection_path) or room_slug(collection_path)
     if not slug or not pages.is_draft(ROOT / "docs" / f"{slug}.md"):

@@ -21,7 +21,9 @@ PROOFS = sorted(
     p
     for c in CATEGORIES
     for p in (ROOT / "tests" / c).glob("test_*.py")
-    if not pages.is_draft(ROOT / "docs" / f"{checks.slug_of(p).replace('/test-', '/')}.md")
+    if not pages.is_draft(
+        ROOT / "docs" / f"{checks.slug_of(p).replace('/test-', '/')}.md"
+    )
 )
 BOUNDS = {"float64": 1e-10, "float32": 1e-4}  # of the largest entry
 

@@ -229,8 +229,7 @@ CASES = {
         PLATEAU,
         SCHEDULED.format(make="Plateau", value="1.0")
         + "print(optimizer.param_groups[0]['lr'])",
-        SCHEDULED.format(make="Plateau", value="1.0")
-        + "print(step)",
+        SCHEDULED.format(make="Plateau", value="1.0") + "print(step)",
     ),
     "schedule as a function": (
         RATE,
@@ -276,6 +275,16 @@ CASES = {
         TRANSFORM_FUNCTION,
         "print(f'{erase(x.view(2, 1, 4, 4)).norm():.3f}')",
         "print(f'{erase(x.view(2, 1, 4, 4))[..., 2:, :].norm():.3f}')",
+    ),
+    "transform of images that share their memory": (
+        TRANSFORM_FUNCTION,
+        "print(f'{erase(x[:1, None, None].expand(4, 1, 4, 4)).norm():.3f}')",
+        "print(f'{erase(x[:1, None, None].expand(4, 1, 4, 4))[..., 2:, :].norm():.3f}')",
+    ),
+    "function and class": (
+        MODULE + LOSS,
+        "print(f'{smoothed(Gate()(x), y):.3f}')",
+        "print(smoothed(Gate()(x), y).ndim)",
     ),
     "change of gradients in place": (
         IN_PLACE,

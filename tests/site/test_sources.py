@@ -51,7 +51,9 @@ def test_a_technique_is_not_made_of_the_thing_it_explains(path: Path) -> None:
 def test_what_is_forbidden_or_excepted_names_techniques() -> None:
     for slug in {*checks.FORBIDDEN, *checks.EXCEPTIONS}:
         pages.technique(slug)
-    assert all(checks.FORBIDDEN.values()), "a technique that forbids nothing is left out"
+    assert all(checks.FORBIDDEN.values()), (
+        "a technique that forbids nothing is left out"
+    )
 
 
 @each_module

@@ -1,0 +1,198 @@
+"""The rooms that `cnn_site.new` makes run as they are, for every kind; what is left to do is a short list."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnn_site import ROOT, checks, new, pages
+from cnn_site.fences import Block
+
+# One planned technique of each category will do: what counts is the kind.
+PLANNED = {
+    "block": "training/dropblock",
+    "network": "segmentation/fcn",
+    "detector": "detection/fcos",
+    "optimizer": "optimization/lion",
+    "schedule": "training/one-cycle",
+    "transform": "training/cutout",
+    "loss": "training/label-smoothing",
+    "metric": "evaluation/roc-auc",
+    "compression": "compression/unstructured-pruning",
+}
+
+
+def test_every_kind_has_its_rooms() -> None:
+    assert set(PLANNED) == set(new.KINDS) == set(new.COMPARISON)
+    assert {new.kind_of(t) for t in pages.techniques()} <= set(new.KINDS)
+    assert new.kind_of(pages.technique("training/one-cycle")) == "schedule"
+
+
+def section(text: str, name: str) -> str:
+    lines = text.split("\n")
+    start = lines.index(f"# --8<-- [start:{name}]")
+    return "\n".join(lines[start + 1 : lines.index(f"# --8<-- [end:{name}]")]) + "\n"
+
+
+@pytest.mark.parametrize("kind", new.KINDS)
+def test_what_is_made_follows_the_house_rules_and_shows_the_technique(
+    kind: str, tmp_path: Path
+) -> None:
+    t = pages.technique(PLANNED[kind])
+    rooms = {path.relative_to(ROOT): text for path, text in new.rooms(t, kind).items()}
+    for path, text in rooms.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, encoding="utf-8")
+    source = tmp_path / checks.source(t).relative_to(ROOT)
+    use = tmp_path / checks.use(t).relative_to(ROOT)
+    package = source.parent / "__init__.py"
+    package.write_text(new.exported('"""Some."""\n', source), encoding="utf-8")
+    rules = (checks.floor_1, checks.length, checks.wide, checks.sections, checks.documented)  # fmt: skip
+    assert [f for rule in rules for f in rule(source)] == []
+    assert checks.wide(use) == checks.sections(use) == []
+    assert checks.device_cases(tmp_path / checks.proof_file(t).relative_to(ROOT)) == []
+    code = section(source.read_text("utf-8"), "imports")
+    code += section(source.read_text("utf-8"), "module")
+    shown = section(use.read_text("utf-8"), "usage")
+    halves = [
+        Block("py", (), "", text, tuple((None, n) for n, _ in enumerate(text.split("\n"))), 1)
+        for text in (code, shown)
+    ]  # fmt: skip
+    names = re.findall(r"(?m)^(?:class|def) (\w+)", code)
+    assert names
+    with_effect = checks.printed_without_effect(*halves, [], use)
+    assert with_effect
+    assert with_effect != checks.printed_without_effect(*halves, names, use)
+
+
+def test_the_short_form_has_the_parts_that_a_page_needs() -> None:
+    t = pages.technique("training/one-cycle")
+    parts = {
+        kind: re.findall(r"(?m)^## (.*)", new.rooms(t, kind)[t.path])
+        for kind in ("network", "schedule")
+    }
+    assert parts["network"] == checks.SECTIONS
+    left_out = {"Use it, skip it", "Exercises"}
+    assert parts["schedule"] == [s for s in checks.SECTIONS if s not in left_out]
+
+
+def test_a_line_joins_a_package_in_its_place_and_once(tmp_path: Path) -> None:
+    module = tmp_path / "middle.py"
+    module.write_text(
+        "def of():\n    pass\n\n\nclass Middle:\n    pass\n\n\ndef _own():\n    pass\n"
+    )
+    first, last = "from .first import A as A\n", "from .nought import Z as Z\n"
+    before = f'"""Some."""\n\n{first}{last}'
+    between = "from .middle import Middle as Middle\nfrom .middle import of as of\n"
+    after = new.exported(before, module)
+    assert after == f'"""Some."""\n\n{first}{between}{last}'
+    assert new.exported(after, module) == after
+
+
+def test_lists_get_a_page_once() -> None:
+    t = pages.technique("attention/squeeze-and-excitation")
+    config = (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert new.listed(config, t) == config
+    entry = f"          - {t.slug}.md\n"
+    assert new.listed(config.replace(entry, ""), t) == config
+    api = (ROOT / "docs/api/attention.md").read_text("utf-8")
+    assert new.described(api, t) == api
+    planned = pages.technique("training/one-cycle")
+    assert "::: cnn_techniques.training.one_cycle\n" in new.described(api, planned)
+
+
+def test_a_technique_that_nobody_knows_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert new.main(["attention/cbm"]) == 2
+    assert "unknown technique 'attention/cbm'; did you mean" in capsys.readouterr().err
+
+
+# --- the whole way, in a copy ----------------------------------------------------
+
+COPIED = ("docs", "src", "snippets", "tests", "mkdocs.yml", "pyproject.toml", "conftest.py", "README.md", "CHANGELOG.md")  # fmt: skip
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    copy = tmp_path / "site"
+    copy.mkdir()
+    leave_out = shutil.ignore_patterns("__pycache__", ".cache")
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=leave_out)
+        else:
+            shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def run(site: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    own = {"PYTHONPATH": str(site / "src"), "NO_MKDOCS_2_WARNING": "1", **more}
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=site,
+        env={**{k: v for k, v in os.environ.items() if k != "SITE_DIR"}, **own},
+        capture_output=True,
+        text=True,
+    )
+
+
+def pytested(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(site, "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", new.KINDS)
+def test_what_is_left_to_do_is_a_short_list(kind: str, site: Path) -> None:
+    slug = PLANNED[kind]
+    category, name = slug.replace("-", "_").split("/")
+    made = run(site, "cnn_site.new", slug, "--kind", kind)
+    assert made.returncode == 0, made.stderr
+    proof, page = f"tests/{category}/test_{name}.py", f"docs/{slug}.md"
+    done = pytested(site, "--update-evidence", proof, page)
+    assert done.returncode == 0, done.stdout
+    left = run(site, "cnn_site.check", slug).stdout
+    faults = [line for line in left.split("\n") if "[ ]" in line and "TODO" not in line]
+    assert [re.sub(r".*\[ \] \S+: ", "", fault)[:22] for fault in faults] == [
+        "names no paper: papers",
+        "a line under Added nam",
+        "is a draft; drop the l",
+    ], left
+
+
+@pytest.mark.slow
+def test_a_draft_breaks_nothing_else_and_a_finished_page_joins_the_site(
+    site: Path,
+) -> None:
+    slug = PLANNED["schedule"]
+    page, proof = f"docs/{slug}.md", "tests/training/test_one_cycle.py"
+    assert run(site, "cnn_site.new", slug).returncode == 0
+    text = (site / page).read_text("utf-8")
+    # Unfinished in every way: a dead link, a missing section, an unknown directive, code that fails.
+    wrong = text.replace("[training](index.md)", "[nothing](nowhere.md#there)")
+    wrong = wrong.replace("one_cycle.py:step", "one_cycle.py:no_such_step")
+    wrong = wrong.replace("[[ran]]", "[[run]]").replace("print(2.0", "print(2 / 0")
+    (site / page).write_text(wrong, encoding="utf-8")
+    (site / proof).write_text("import nothing_there\n", encoding="utf-8")
+    built = run(site, "mkdocs", "build", "--strict", "-q", "-d", str(site / "out"))
+    assert built.returncode == 0, built.stderr
+    assert "A draft" in (site / f"out/{slug}/index.html").read_text("utf-8")
+    released = run(site, "mkdocs", "build", "-q", "-d", str(site / "out"), SITE_RELEASE="1.0")  # fmt: skip
+    assert released.returncode != 0
+    assert f"{page}, line 10: draft: true in the release 1.0; finish" in released.stderr
+    listed = pytested(site, "--collect-only", "docs/training", "tests/training", "src/cnn_techniques/training")  # fmt: skip
+    assert listed.returncode == 0 and "one" not in listed.stdout, listed.stdout
+    others = ("tests/site/test_pages.py", "tests/site/test_sources.py", "tests/site/test_exports.py", "tests/site/test_devices.py")  # fmt: skip
+    done = pytested(site, *others, "-k", "not snippet and not effect and not modules")
+    assert done.returncode == 0, done.stdout
+    assert pytested(site, page).returncode == 1  # named, it is run
+    (site / page).write_text(re.sub(r"draft: .*\n", "", text), encoding="utf-8")
+    assert run(site, "cnn_site.new", slug).returncode == 0
+    assert f"- {slug}.md\n" in (site / "mkdocs.yml").read_text("utf-8")
+    assert f"(../{slug}.md)" in (site / "docs/api/training.md").read_text("utf-8")
+    again = pytested(site, "tests/site/test_pages.py", "-k", "one-cycle and templates")
+    assert again.returncode == 1 and "TODO" in again.stdout
