@@ -10,7 +10,7 @@
     const kind = one("[name=cat]:checked", cat).value;
     const sort = field(cat, "sort").value;
     const rows = all("tbody tr", cat);
-    rows.forEach((row, i) => { row.n ??= i; row.t ??= row.textContent.toLowerCase(); });
+    rows.forEach((row, i) => { row.n ??= i; row.t ??= `${row.textContent} ${row.dataset.a || ""}`.toLowerCase(); });
     rows.forEach(row => { row.hidden = !!kind && row.dataset.c !== kind || words.some(w => !row.t.includes(w)); });
     const shown = rows.filter(row => !row.hidden).length;
 

@@ -39,6 +39,8 @@ def entry(t: Technique) -> dict[str, Any]:
         ],
         "builds_on": t.builds_on,
         "tags": t.facts["tags"],
+        "aliases": t.aliases,
+        "level": t.facts.get("level", ""),
         "held_against": sorted(
             {r["reference"] for r in t.record.get("equivalence", {}).values()}
         ),

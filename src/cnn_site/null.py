@@ -47,7 +47,7 @@ def without_effect(thing: Any) -> Any:
     if isinstance(thing, Optimizer | LRScheduler):
         if isinstance(thing, LRScheduler):  # its first step was made when it was built
             _set_rates(thing)
-        thing.step = _no_step
+        vars(thing)["step"] = _no_step
         return thing
     return _function(thing) if callable(thing) else zeros(thing)
 

@@ -96,6 +96,11 @@ class Technique:
         return list(self.facts["builds_on"]) if self.facts else []
 
     @property
+    def aliases(self) -> list[str]:
+        """What people type who do not know the name."""
+        return list((self.facts or {}).get("aliases", []))
+
+    @property
     def keys(self) -> list[str]:
         """Of the papers, or of the sources of a practice page."""
         return (

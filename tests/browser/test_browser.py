@@ -30,10 +30,10 @@ def page_address(source: Path) -> str:
     return "" if folder == Path() else folder.as_posix() + "/"
 
 
-TECHNIQUES = [t for t in pages.techniques() if t.path.exists()]
+TECHNIQUES = [t for t in pages.techniques() if t.facts]
 ONE_A_CATEGORY = list({t.category: t for t in reversed(TECHNIQUES)}.values())
 SOURCES = sorted(
-    p for p in DOCS.rglob("*.md") if "tutorials" not in p.relative_to(DOCS).parts
+    p for p in pages.written() if "tutorials" not in p.relative_to(DOCS).parts
 )
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.py"))
 ALL = [page_address(p) for p in [*SOURCES, *TUTORIALS]] + ["no/such-page/"]

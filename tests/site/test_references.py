@@ -11,6 +11,7 @@ from pybtex.database import BibliographyData, Entry, parse_string
 from pybtex.exceptions import PybtexError
 
 from cnn_site import ROOT
+from cnn_site.pages import is_draft
 
 BIB = "docs/references.bib"
 DOI = re.compile(r"10\.\d{4,9}/[^\s{}\"<>]+")
@@ -75,7 +76,7 @@ def problems(root: Path) -> list[str]:
     ]
     used = keys_used(root)
     for key, places in sorted(used.items()):
-        if key not in entries:
+        if key not in entries and not is_draft(root / places[0].split(":")[0]):
             found.append(f"{places[0]}: the key {key!r} is not in {BIB}")
     for key in entries:
         if key not in used:

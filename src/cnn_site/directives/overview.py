@@ -139,7 +139,7 @@ def environments(page: Page, arguments: list[str], settings: Any) -> str:
 def skips(page: Page, arguments: list[str], settings: Any) -> str:
     """Python blocks that are shown and not run, with the reason in the HTML comment above them."""
     rows = []
-    for path in sorted((ROOT / "docs").rglob("*.md")):
+    for path in pages.written():
         lines = path.read_text(encoding="utf-8").split("\n")
         for block in page_blocks(path):
             if "notest" in block.classes:
