@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from cnn_site import ROOT
+from cnn_site import ROOT, check
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
     "project"
@@ -78,6 +78,12 @@ def test_the_citation_is_of_this_version() -> None:
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
     assert citation["authors"][0] == {"family-names": "Khateeb", "given-names": "Deyaa"}
+
+
+def test_contributing_numbers_the_steps_that_check_goes_through() -> None:
+    text = (ROOT / ".github/CONTRIBUTING.md").read_text(encoding="utf-8")
+    steps = text[text.index("## Add a technique") : text.index("## Change the lab")]
+    assert re.findall(r"(?m)^\d+\. \*\*(\w+)", steps) == list(check.STEPS)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
