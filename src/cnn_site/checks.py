@@ -694,7 +694,6 @@ def listed(t: Technique) -> list[str]:
 
 def told_in_changelog(t: Technique) -> list[str]:
     path = ROOT / "CHANGELOG.md"
-    title = t.short
-    if title.lower() in path.read_text(encoding="utf-8").lower():
+    if f"- `{t.slug}`: " in path.read_text(encoding="utf-8"):
         return []
-    return [at(path, 1, f"a line under Added names {title}")]
+    return [at(path, 1, f"lacks a line under Added: - `{t.slug}`: {t.short}.")]

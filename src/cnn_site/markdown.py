@@ -27,6 +27,7 @@ from markdown.postprocessors import Postprocessor
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AtomicString
+from pymdownx.snippets import SnippetMissingError
 
 from . import ROOT, directives, pages, snake
 from .fences import MODULES
@@ -54,7 +55,7 @@ class Directives(BlockProcessor):
         try:
             told = yaml.safe_load(settings) if settings else None
             page = parsed(directives.render(self.page, name, arguments, told))
-        except (SiteError, yaml.YAMLError) as error:
+        except (SiteError, yaml.YAMLError, SnippetMissingError) as error:
             page = ET.Element("div")
             page.append(fault(self.page, f"[[{name}{match[2]}]]", error))
         for el in page.iter():
@@ -172,7 +173,7 @@ class Folds(Postprocessor):
         try:
             t = self.page.technique
             block = directives.copy_block(t)
-        except SiteError:  # the directives of the page tell it
+        except (SiteError, SnippetMissingError):  # the directives of the page tell it
             return text
         own = MODULES / f"{snake(t.slug)}.py"
         head = re.search(

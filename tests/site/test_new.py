@@ -159,7 +159,7 @@ def test_what_is_left_to_do_is_a_short_list(kind: str, site: Path) -> None:
     faults = [line for line in left.split("\n") if "[ ]" in line and "TODO" not in line]
     assert [re.sub(r".*\[ \] \S+: ", "", fault)[:22] for fault in faults] == [
         "names no paper: papers",
-        "a line under Added nam",
+        "lacks a line under Add",
         "is a draft; drop the l",
     ], left
 
