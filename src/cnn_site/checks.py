@@ -622,11 +622,14 @@ def printed_without_effect(
 ) -> str | None:
     """What an example prints when the things named have no effect; None where it then cannot run at all.
 
-    Where sizes that a function would tell are missing, the classes alone are without effect.
+    Where sizes that a function would tell are missing, modules, optimizers and schedules alone are without effect.
     """
     import inspect
 
     import torch
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
     from .null import without_effect
 
@@ -634,10 +637,15 @@ def printed_without_effect(
         torch.manual_seed(0)
         space: dict[str, Any] = {}
         run_block(definitions, page, space)
-        classes = [name for name in names if inspect.isclass(space[name])]
-        if classes_alone and not classes:
+        kinds = (nn.Module, Optimizer, LRScheduler)
+        computing = [
+            name
+            for name in names
+            if inspect.isclass(space[name]) and issubclass(space[name], kinds)
+        ]
+        if classes_alone and not computing:
             break
-        for name in classes if classes_alone else names:
+        for name in computing if classes_alone else names:
             space[name] = without_effect(space[name])
         with contextlib.suppress(Exception):
             return run_block(example, page, space)

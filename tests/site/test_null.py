@@ -286,6 +286,19 @@ CASES = {
         "print(f'{smoothed(Gate()(x), y):.3f}')",
         "print(smoothed(Gate()(x), y).ndim)",
     ),
+    "function whose zeros cannot be used, and a class that computes nothing": (
+        """
+import typing
+
+class Sizes(typing.NamedTuple):
+    width: int
+
+def sizes(scale):
+    return Sizes(4 * scale)
+""",
+        "print(1 / sizes(2).width)",
+        "print(type(sizes(2)).__name__)",
+    ),
     "change of gradients in place": (
         IN_PLACE,
         "net(x).square().mean().mul(99).backward()\nclip_(net.parameters(), 1.0)\n"
