@@ -185,7 +185,7 @@ def walk(
         done: steps that an earlier run has made already.
 
     Raises: FloatingPointError for a loss that is not finite, before it changes a weight;
-        ValueError for an update that never asks for the loss.
+    ValueError for an update that never asks for the loss.
     """
     machine = machine or Here(torch.device("cpu"))
     per_epoch = math.ceil(len(source) / batch_size)

@@ -152,10 +152,8 @@ def front_matter(path: Path) -> dict[str, Any]:
             f"{name}, line {_line_of(text, 'level')}: level is {facts['level']!r}, expected one of {', '.join(LEVELS)}"
         )
     for package in facts.get("needs", []):
-        if package not in _packages(ROOT / "pyproject.toml"):
-            near = difflib.get_close_matches(
-                str(package), _packages(ROOT / "pyproject.toml"), 1
-            )
+        if package not in packages():
+            near = difflib.get_close_matches(str(package), packages(), 1)
             cure = (
                 f"did you mean {near[0]!r}?"
                 if near
@@ -181,10 +179,14 @@ def line_of(path: Path, key: str) -> int:
 
 @_until_changed
 def _packages(path: Path) -> list[str]:
-    """Those that the project's tests install."""
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     wanted = [w for extra in project["optional-dependencies"].values() for w in extra]
     return [re.split(r"[^\w.-]", name)[0] for name in wanted]
+
+
+def packages() -> list[str]:
+    """Those that the project's tests install."""
+    return _packages(ROOT / "pyproject.toml")
 
 
 def package(module: str) -> str:

@@ -287,8 +287,12 @@ def packages(page: Path, block: Block) -> frozenset[str] | None:
         return None
     own = frozenset(pages.module(p) for p in pages.needs(page))
     copied = block.title == f"{snake(slug).split('/')[1]}.py"
-    # Below it a page may show how the technique is put into one of timm's networks.
-    return COPIED | own | ({"timm"} if not copied else set())
+    if copied:
+        return COPIED | own
+    # Below it a page may show timm's networks, and what packages hold that its text names.
+    text = page.read_text(encoding="utf-8")
+    named = {pages.module(p) for p in pages.packages() if f"`{p}`" in text}
+    return COPIED | own | named | {"timm"}
 
 
 def importer(allowed: Collection[str]) -> Any:
