@@ -99,7 +99,9 @@ def test_a_dilated_path_is_a_5x5_convolution_with_holes(block: SelectiveKernel) 
 @pytest.mark.parametrize(
     ("channels", "groups"), [(16, 16), (24, 8), (64, 32), (128, 32)]
 )
-def test_groups_are_32_or_its_largest_divisor_that_divides_the_channels(channels: int, groups: int) -> None:
+def test_groups_are_32_or_its_largest_divisor_that_divides_the_channels(
+    channels: int, groups: int
+) -> None:
     block = SelectiveKernel(channels)
     assert [path[0].groups for path in block.paths] == [groups, groups]
     assert block(torch.randn(2, channels, 7, 7)).shape == (2, channels, 7, 7)
