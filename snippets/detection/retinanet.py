@@ -20,11 +20,7 @@ from cnn_techniques.detection import (
 from cnn_techniques.modern import BasicBlock, ResNet
 
 # --8<-- [start:usage]
-<<<<<<< HEAD
-# Rounding errors grow with every step: in float32 processors would end apart.
-=======
 # Rounding errors grow with every step: float32 would end elsewhere on other machines.
->>>>>>> processors
 torch.set_default_dtype(torch.float64)
 torch.manual_seed(0)
 body = ResNet(BasicBlock, (1, 1, 1, 1), width=8, in_channels=1)
