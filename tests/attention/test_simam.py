@@ -232,9 +232,7 @@ def test_cost_in_resnet_50(evidence) -> None:
 
 
 def bench_arm(key: str) -> bench.Arm:
-    return bench.Arm(
-        "SimAM", network=lambda: bench.network(lambda channels: SimAM())
-    )
+    return bench.Arm("SimAM", network=lambda: bench.network(lambda channels: SimAM()))
 
 
 def test_cost_on_the_bench(evidence) -> None:
