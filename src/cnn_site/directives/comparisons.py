@@ -50,6 +50,11 @@ def differences(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def _equivalence_row(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    if "bounds" not in row:
+        raise SiteError(
+            f"the comparison {name!r} with {row['reference']} has no bounds; make it again: "
+            "pytest --update-evidence, of its proof, slow tests too"
+        )
     double = row["dtype"] != "float32"  # integers are held as exactly
     short = {"float64": "f64", "float32": "f32"}.get(row["dtype"], row["dtype"])
     items = [
