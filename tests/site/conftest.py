@@ -27,6 +27,7 @@ FILES = (
     "docs/catalogue.json",
     "docs/references.bib",
     "docs/evidence/published.csv",
+    "docs/evidence/processors.json",
     f"docs/evidence/{SLUG}.json",
     f"docs/figures/{SLUG}.svg",
     "src",
