@@ -36,8 +36,8 @@ class BAM(nn.Module):
             at the paper's r of 16.
         dilation: d of the two 3x3 convolutions of the spatial branch.
 
-    Shape: (N, C, H, W) -> (N, C, H, W), for any H and W. In training N is at least 2:
-        the batch norms of the channel branch see one number per image and channel.
+    Shape: (N, C, H, W) -> (N, C, H, W), for any H and W. In training N > 1: the batch
+    norms of the channel branch see one number per image and channel.
     Parameters: 3 * C * R + 18 * R * R + R weights, 2 * C + 8 * R + 2 of batch norms.
     Raises: ValueError for a size below 1, or an input of another shape.
     """
