@@ -132,6 +132,7 @@ def visit(chromium: "Browser", address: str) -> Iterator[Callable[..., Visit]]:
             reduced_motion="reduce",
             permissions=["clipboard-read", "clipboard-write"],
         )
+        context.set_default_navigation_timeout(90_000)  # ms; beside other work
         contexts.append(context)
         return Visit(context.new_page(), address)
 
