@@ -17,7 +17,7 @@ LETTERS = "abcdefghijklmnop"
 def numbers(page: Page, arguments: list[str], settings: Any) -> str:
     """A table of the record: one row a variant, each column of one kind.
 
-    `[[numbers lab/compare#techniques]]` is a table of another record.
+    `[[numbers lab/compare#techniques]]` is a table of another record; `names: {key: name}` renames rows.
     """
     slug, _, table = arguments[0].rpartition("#")
     t = pages.recorded(slug) if slug else page.technique
@@ -58,7 +58,8 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         )
     rows = [
         {
-            "name": base[key].get("name", key) if key in base else key,
+            "name": settings.get("names", {}).get(key)
+            or base.get(key, {}).get("name", key),
             "cells": cells[key],
         }
         for key in chosen
