@@ -27,7 +27,7 @@ class Approximation:
         layers: layer -> signal-to-noise ratio of its output in dB, in the order in which they run; None: equal to
             the last bit.
         dtype, shape: of the inputs.
-        bounds: what `snr` is held against.
+        bounds: what `snr` is checked against.
     """
 
     snr: float

@@ -25,7 +25,7 @@ SECTIONS = [
     "Equation and code",
     "Copy and run",
     "Numbers",
-    "Held against",
+    "Checked against",
     "Use it, skip it",
     "What goes wrong",
     "Exercises",
@@ -36,7 +36,7 @@ SECTIONS = [
 ALWAYS = {
     "What it solves",
     "Copy and run",
-    "Held against",
+    "Checked against",
     "See also",
     "Corrections",
     "Cite",
@@ -341,7 +341,8 @@ def headings(path: Path) -> list[tuple[int, str]]:
         if line.lstrip().startswith("```"):
             inside = not inside
         elif line.startswith("## ") and not inside:
-            found.append((n, line[3:].strip()))
+            title = re.sub(r"\s*\{ #[\w-]+ \}$", "", line[3:])  # an id of its own
+            found.append((n, title.strip()))
     return found
 
 

@@ -27,7 +27,7 @@ DIFFERENT = 1e-3  # how far two images must be apart, as a part of the largest o
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was held against the reference, and the largest relative differences seen (None: not compared).
+    """What was checked against the reference, and the largest relative differences seen (None: not compared).
 
     `settings` is what the helper itself knows of how it compared; the record adds it to what the proof says.
     """

@@ -1,7 +1,7 @@
 """Records: what was computed, compared and measured for a technique, written by the code that verifies it.
 
 One JSON file a technique under docs/evidence. Stale means that an integer, a shape, a name, a hash or the schema number
-differs; a measured difference is held against its bound; dates, seconds and versions never make a record stale.
+differs; a measured difference is compared with its bound; dates, seconds and versions never make a record stale.
 """
 
 import ast

@@ -31,7 +31,7 @@ Form = list[tuple[str, tuple[int, ...]]]  # names and shapes of all tensors, in 
 
 @dataclass(frozen=True)
 class Variant:
-    """One network of a family and what it is held against.
+    """One network of a family and what it is checked against.
 
     Args:
         make: the function that builds ours; its name is the variant's key in records.

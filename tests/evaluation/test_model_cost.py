@@ -27,7 +27,7 @@ NETWORKS = {  # name on the page, and the weights whose metadata hold the count
 
 
 class Counts(nn.Module):
-    """A module whose output is what was counted, so that a GPU can be held against the CPU."""
+    """A module whose output is what was counted, so that a GPU can be checked against the CPU."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

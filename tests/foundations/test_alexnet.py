@@ -1,4 +1,4 @@
-"""AlexNet is torchvision's, tensor by tensor; the network of 2012 is held against the paper."""
+"""AlexNet is torchvision's, tensor by tensor; the network of 2012 is checked against the paper."""
 
 from collections.abc import Callable
 from functools import partial

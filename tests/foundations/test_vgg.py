@@ -1,4 +1,4 @@
-"""VGG is torchvision's, tensor by tensor; its trade-offs are counted and held against the paper."""
+"""VGG is torchvision's, tensor by tensor; its trade-offs are counted and checked against the paper."""
 
 from collections.abc import Callable
 from functools import partial

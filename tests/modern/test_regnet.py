@@ -1,4 +1,4 @@
-"""RegNet is torchvision's; its widths are computed, and held against the paper's."""
+"""RegNet is torchvision's; its widths are computed, and checked against the paper's."""
 
 from collections.abc import Callable
 from functools import partial

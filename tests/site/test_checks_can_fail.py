@@ -60,7 +60,7 @@ WITH_PYTEST = {
         [PAGE],
         rf"{PAGE}, the fence at line \d+",
     ),
-    "a wrong result, held against the reference": (
+    "a wrong result, checked against the reference": (
         replaced(SOURCE, "return u * s ", "return u * s * 1.000001 "),
         [PROOF, "-k", "equals"],
         r"test_squeeze_and_excitation\.py:\d+",

@@ -72,7 +72,7 @@ def test_what_is_made_follows_the_house_rules_and_shows_the_technique(
 def test_the_short_form_has_the_parts_that_a_page_needs() -> None:
     t = pages.technique("training/one-cycle")
     parts = {
-        kind: re.findall(r"(?m)^## (.*)", new.rooms(t, kind)[t.path])
+        kind: re.findall(r"(?m)^## ([^{\n]*?)(?: \{.*)?$", new.rooms(t, kind)[t.path])
         for kind in ("network", "schedule")
     }
     assert parts["network"] == checks.SECTIONS

@@ -20,9 +20,14 @@ COLUMNS = [
     "unit",
     "conditions",
     "source",
+    "version",
     "place",
 ]
 MAY_BE_EMPTY = {"unit"}
+# Which text of the source: "the paper" is often several, and a README changes.
+VERSION = re.compile(
+    r"arXiv v\d+|arXiv, latest of \d{4}|proceedings|journal|\w[\w-]* \d+\.[\w.]+|commit [0-9a-f]{7,40}"
+)
 PLACE = re.compile(
     r"((Section|Sections|Table|Figure|Figures|Appendix|Abstract|Equation)\b.*|\w+_Weights\.\w+, metadata \w+)"
 )
@@ -54,6 +59,15 @@ def problems(root: Path) -> list[str]:
         if row["place"] and not PLACE.fullmatch(row["place"]):
             found.append(
                 f"{place}: {row['place']!r} is not a place in a source; expected Table 2, Section 4.1, ..."
+            )
+        if row["version"] and not VERSION.fullmatch(row["version"]):
+            found.append(
+                f"{place}: {row['version']!r} is not a version; expected arXiv v2, proceedings, journal, "
+                "torchvision 0.29.1 or commit 1a2b3c4"
+            )
+        if ".md" in row["place"] and not row["version"].startswith("commit "):
+            found.append(
+                f"{place}: a README changes: give its commit as version, got {row['version']!r}"
             )
         if not re.fullmatch(r"-?\d+(\.\d+)?", row["value"]):
             found.append(

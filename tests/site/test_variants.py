@@ -259,7 +259,7 @@ def test_a_librarys_form_is_made_once_for_its_version_and_the_code_that_counts(
     for path in (tmp_path / ".cache" / "reference").rglob("*.json"):
         path.write_text(path.read_text().replace("64, 3, 3, 3", "64, 3, 3, 5"))
     with pytest.raises(AssertionError, match=r"\(64, 3, 3, 5\)"):
-        squeezenet.form()  # it is what ours is held against
+        squeezenet.form()  # it is what ours is checked against
 
 
 def test_large_networks_go_to_one_worker() -> None:

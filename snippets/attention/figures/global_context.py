@@ -23,7 +23,7 @@ figure = Figure(
 )
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.attention import GlobalContext
 
     return GlobalContext(64, 4)

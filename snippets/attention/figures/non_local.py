@@ -39,7 +39,7 @@ figure = Figure(
 )
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.attention import NonLocal
 
     return NonLocal(64, 32)

@@ -43,7 +43,7 @@ figure = Figure(
 )
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.attention import SelectiveKernel
 
     return SelectiveKernel(64)

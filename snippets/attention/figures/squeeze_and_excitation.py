@@ -17,7 +17,7 @@ figure = Figure(
 )
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.attention import SqueezeExcitation
 
     return SqueezeExcitation(64, 4)

@@ -41,7 +41,7 @@ figure = Figure(
 )
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     import torch
     from torch import nn
 

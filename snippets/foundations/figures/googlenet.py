@@ -43,7 +43,7 @@ figure = module_3a
 figures = {"stages": stages}
 
 
-def module():  # what the figure of the module is held against
+def module():  # what the figure of the module is checked against
     from cnn_techniques.foundations import Inception
 
     return Inception(192, (64, 96, 128, 16, 32, 32))

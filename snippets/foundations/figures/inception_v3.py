@@ -95,7 +95,7 @@ figure = at_17
 figures = {"at-35": at_35, "reduction": reduction, "stages": stages}
 
 
-def module():  # what the figure of the module at 17 x 17 is held against
+def module():  # what the figure of the module at 17 x 17 is checked against
     from cnn_techniques.foundations import FactorisedInception, inception_v3_at_17
 
     return FactorisedInception(768, inception_v3_at_17(128))

@@ -71,7 +71,7 @@ figure = plain
 figures = {"residual": residual, "stages": stages}
 
 
-def module():  # what the figure of the module is held against
+def module():  # what the figure of the module is checked against
     from cnn_techniques.foundations import INCEPTION_V4_A, InceptionFork
 
     return InceptionFork(384, INCEPTION_V4_A)

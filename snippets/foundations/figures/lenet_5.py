@@ -28,7 +28,7 @@ figure = Figure(
 )
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.foundations import LeNet5
 
     return LeNet5()

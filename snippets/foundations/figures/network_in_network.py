@@ -50,7 +50,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     import torch
     from torch import nn
 

@@ -38,7 +38,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.modern import CNBlock
 
     block = CNBlock(96)

@@ -22,7 +22,7 @@ figure = Figure(
 )
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.modern import CNBlockV2
 
     return CNBlockV2(96)

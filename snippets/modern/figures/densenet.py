@@ -75,7 +75,7 @@ stages = Figure(
 figures = {"transition": transition, "stages": stages}
 
 
-def module():  # what the figure of the block is held against
+def module():  # what the figure of the block is checked against
     from cnn_techniques.modern import DenseBlock
 
     return DenseBlock(2, 64, 32)

@@ -55,7 +55,7 @@ stages = Figure(
 figures = {"lite": lite, "stages": stages}
 
 
-def module():  # what the figure of the block is held against
+def module():  # what the figure of the block is checked against
     from cnn_techniques.modern import MBConv
 
     return MBConv(24, 24)

@@ -31,7 +31,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure of the block is held against
+def module():  # what the figure of the block is checked against
     from cnn_techniques.modern import FusedMBConv
 
     return FusedMBConv(48, 48)

@@ -67,7 +67,7 @@ stages = Figure(
 figures = {"bottleneck": bottleneck, "stages": stages}
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.modern import GhostModule
 
     return GhostModule(16, 64)

@@ -32,7 +32,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.modern import SeparableBlock
 
     return SeparableBlock(64, 128, stride=2)

@@ -38,7 +38,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from torch import nn
 
     from cnn_techniques.modern import InvertedResidualV3

@@ -39,7 +39,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.modern import UniversalInvertedBottleneck
 
     return UniversalInvertedBottleneck(128, 512, 128, 5, 5)

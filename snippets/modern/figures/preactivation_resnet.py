@@ -59,7 +59,7 @@ figure = basic
 figures = {"before": before, "bottleneck": bottleneck}
 
 
-def module():  # what the figure of the basic block is held against
+def module():  # what the figure of the basic block is checked against
     from cnn_techniques.modern import PreActivationBasicBlock
 
     return PreActivationBasicBlock(64, 64)

@@ -44,7 +44,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure of the block is held against
+def module():  # what the figure of the block is checked against
     from cnn_techniques.modern import RegNetBlock
 
     return RegNetBlock(104, 104, group_width=8, se_ratio=0.25)

@@ -53,7 +53,7 @@ stages = Figure(
 figures = {"folded": folded, "stages": stages}
 
 
-def module():  # what the figure of the block is held against
+def module():  # what the figure of the block is checked against
     from cnn_techniques.modern import RepVGGBlock
 
     return RepVGGBlock(48, 48)

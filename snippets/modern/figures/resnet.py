@@ -57,7 +57,7 @@ figure = basic
 figures = {"bottleneck": bottleneck, "stages": stages}
 
 
-def module():  # what the figure of the basic block is held against
+def module():  # what the figure of the basic block is checked against
     from cnn_techniques.modern import BasicBlock
 
     return BasicBlock(64, 64)

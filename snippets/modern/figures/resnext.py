@@ -82,7 +82,7 @@ stages = Figure(
 figures = {"paths": paths, "stages": stages}
 
 
-def module():  # what the figure of the block is held against
+def module():  # what the figure of the block is checked against
     from cnn_techniques.modern import ResNeXtBlock
 
     return ResNeXtBlock(256, 64)

@@ -65,7 +65,7 @@ stages = Figure(
 figures = {"down": down, "stages": stages}
 
 
-def module():  # what the figure of the unit is held against
+def module():  # what the figure of the unit is checked against
     from cnn_techniques.modern import ShuffleUnit
 
     return ShuffleUnit(116, 116)

@@ -35,7 +35,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure of the block is held against
+def module():  # what the figure of the block is checked against
     from cnn_techniques.modern import Fire
 
     return Fire(96, 16, 64)

@@ -17,7 +17,7 @@ figure = Figure(
 )
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.modern import EncoderBlock
 
     return EncoderBlock(768, 12, 3072)

@@ -68,7 +68,7 @@ figure = block
 figures = {"bottleneck": bottleneck, "stages": stages}
 
 
-def module():  # what the figure of the block is held against
+def module():  # what the figure of the block is checked against
     from cnn_techniques.modern import WideBlock
 
     return WideBlock(160, 160)

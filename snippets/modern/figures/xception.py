@@ -40,7 +40,7 @@ stages = Figure(
 figures = {"stages": stages}
 
 
-def module():  # what the figure is held against
+def module():  # what the figure is checked against
     from cnn_techniques.modern import XceptionBlock
 
     return XceptionBlock((64, 128, 128), stride=2, relu_first=False)

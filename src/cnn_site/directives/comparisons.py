@@ -1,4 +1,4 @@
-"""Held against: the boxes of a page, and the table of all of them."""
+"""Checked against: the boxes of a page, and the table of all of them."""
 
 import html
 import math
@@ -11,7 +11,7 @@ from .base import Page, fill
 
 
 def equivalence(page: Page, arguments: list[str], settings: Any) -> str:
-    """The box: held against what, how far apart. Names choose what gets a box; the rest stands in a table."""
+    """The box: checked against what, how far apart. Names choose what gets a box; the rest stands in a table."""
     t, rows = page.technique, page.technique.record.get("equivalence", {})
     if not rows:
         raise SiteError(

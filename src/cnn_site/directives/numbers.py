@@ -184,16 +184,18 @@ def _note(
                 f"docs/evidence/published.csv has no {column['published']!r} of {t.slug} for {', '.join(keys)}"
             )
         conditions = list(dict.fromkeys(r["conditions"] for r in rows))
-        places: dict[str, list[str]] = {}
+        of: dict[str, list[dict[str, str]]] = {}
         for r in rows:
-            places.setdefault(r["source"], []).append(r["place"])
+            of.setdefault(r["source"], []).append(r)
         sources = [
             {
-                "name": pages.short_cite(k),
-                "url": pages.paper_url(pages.paper(k)),
-                "place": "; ".join(dict.fromkeys(v)) if len(set(v)) < 3 else "",
+                "name": pages.short_cite(key),
+                "url": pages.paper_url(pages.paper(key)),
+                "place": "; ".join(places) if len(places) < 3 else "",
+                "version": "; ".join(dict.fromkeys(r["version"] for r in cited)),
             }
-            for k, v in places.items()
+            for key, cited in of.items()
+            if (places := list(dict.fromkeys(r["place"] for r in cited)))
         ]
         return {
             "text": " ".join(filter(None, [text, _sentence("; ".join(conditions))])),
