@@ -161,6 +161,7 @@ SOUND = [
     "%",
     "one crop",
     "key",
+    "proceedings",
     "Table 3",
 ]
 
@@ -181,6 +182,9 @@ def test_a_sound_row_passes(site: Path) -> None:
         ("place", "", "place is empty"),
         ("place", "somewhere", "is not a place in a source"),
         ("conditions", "", "conditions is empty"),
+        ("version", "", "version is empty"),
+        ("version", "the paper", "is not a version"),
+        ("place", "Section Models of README.md", "a README changes"),
         ("value", "about 76", "is not a plain number"),
         ("technique", "modern/resnot", "is not in docs/catalogue.csv"),
     ],
