@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cnn_techniques.evaluation import model_cost
 
@@ -129,7 +130,8 @@ class Variant:
 
     def hold(self, evidence: Any, images: Tensor, settings: str = "") -> Comparison:
         """Compare in full, or by outputs in float32, with every dropout and drop-path rate at 0; write the record."""
-        ours, theirs = self.make(), self.held_against()
+        with _WithoutDrawing():  # compare() draws every tensor anew
+            ours, theirs = self.make(), self.held_against()
         still = without_drawing(ours) + without_drawing(theirs)
         full = self.net != "outputs"
         precision = torch.float64 if full else torch.float32
@@ -196,6 +198,21 @@ def without_drawing(network: nn.Module) -> int:
                 setattr(module, rate, 0.0)
                 changed += 1
     return changed
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Networks are made without the random numbers of `nn.init`: for 140 M parameters they take seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
 
 
 def _form(make: Callable[[], nn.Module], pixels: int) -> tuple[Form, int, int]:

@@ -265,9 +265,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     kills = Kills(seed, tmp_path)
     with closing(kills):
         for kind, timed, inside in (
-            ("everything with a state", 7, list(PLACES)),
-            ("momentum and a warm-up", 4, list(PLACES[:3])),
-            ("photos, with workers", 4, list(PLACES[3:])),
+            ("everything with a state", 3, list(PLACES)),
+            ("momentum and a warm-up", 2, list(PLACES[:3])),
+            ("photos, with workers", 2, list(PLACES[3:])),
         ):
             code, seconds = kills.ask(f"{kind}-whole", ALL[kind])
             assert code == 0
@@ -279,7 +279,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
             f"\n{kills.survived} kills survived, {inside} of them in the writing of "
             f"a checkpoint; KILL_SEED={seed}"
         )
-    assert kills.survived >= 24 and inside >= 12
+    assert kills.survived >= 19 and inside >= 12
 
 
 @pytest.mark.slow
@@ -292,10 +292,10 @@ def test_the_command_itself_survives_kills(
     whole = (tmp_path / "whole" / LAST).read_bytes()
     seconds = json.loads((tmp_path / "whole" / RESULT).read_text())["seconds"]
     killed, run = 0, 0
-    while killed < 4:
+    while killed < 2:
         run += 1
         folder = tmp_path / f"run-{run}"
-        for _ in range(4):
+        for _ in range(2):
             first = not (folder / CONFIG).exists()
             more = [*arguments, "--out"] if first else ["--resume"]
             with started(tmp_path, "train", *more, folder.name) as process:
