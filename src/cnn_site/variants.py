@@ -130,7 +130,7 @@ class Variant:
 
     def hold(self, evidence: Any, images: Tensor, settings: str = "") -> Comparison:
         """Compare in full, or by outputs in float32, with every dropout and drop-path rate at 0; write the record."""
-        with _WithoutDrawing():  # compare() draws every tensor anew
+        with NoInit():  # compare() draws every tensor anew
             ours, theirs = self.make(), self.held_against()
         still = without_drawing(ours) + without_drawing(theirs)
         full = self.net != "outputs"
@@ -200,7 +200,7 @@ def without_drawing(network: nn.Module) -> int:
     return changed
 
 
-class _WithoutDrawing(TorchFunctionMode):
+class NoInit(TorchFunctionMode):
     """Networks are made without the random numbers of `nn.init`: for 140 M parameters they take seconds."""
 
     def __torch_function__(

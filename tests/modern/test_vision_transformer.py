@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cnn_site.equivalence import compare, difference
 from cnn_site.proofs import network_proof
-from cnn_site.variants import Variant, each, reference
+from cnn_site.variants import NoInit, Variant, each, reference
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
     EncoderBlock,
@@ -108,9 +108,12 @@ def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
     full = variant.net != "outputs"
     with torch.device("meta"):
         side = 3 * variant.make().conv_proj.kernel_size[0]
+    with NoInit():
+        ours = variant.make(image_size=side)
+        theirs = reference(variant.reference, image_size=side)
     result = compare(
-        variant.make(image_size=side),
-        reference(variant.reference, image_size=side),
+        ours,
+        theirs,
         torch.randn(2, 3, side, side),
         train=full,
         dtype=torch.float64 if full else torch.float32,
