@@ -1,7 +1,7 @@
 """Runs every fence as other processors would: what a page prints is what a reader's machine prints.
 
 A processor without AVX2, with another library for matrices or with more cores adds the terms of a sum in another
-order. Four ways to do so on one machine, each in a process of its own, since the libraries read their environment once:
+order. Three ways to do so on one machine, each in a process of its own, since the libraries read their environment once:
 
     python -m cnn_site.processors [--update-evidence] [--only NAME] [page ...]
 
@@ -47,13 +47,13 @@ class Processor:
 PROCESSORS = (
     Processor(
         "sse",
-        "x86 without AVX, one thread",
+        "x86 without AVX, MKL as on a processor it does not know, four threads",
         {
             "ATEN_CPU_CAPABILITY": "default",
             "ONEDNN_MAX_CPU_ISA": "SSE41",
             "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",  # Intel's processors obey it,
             "MKL_CBWR": "COMPATIBLE",  # AMD's this
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "4",
         },
     ),
     Processor(
@@ -65,11 +65,6 @@ PROCESSORS = (
             "MKL_ENABLE_INSTRUCTIONS": "AVX2",
             "OMP_NUM_THREADS": "2",
         },
-    ),
-    Processor(
-        "compatible",
-        "MKL as on a processor it does not know, four threads",
-        {"MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "4"},
     ),
     Processor(
         "unknown",
