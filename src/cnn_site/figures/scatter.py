@@ -116,9 +116,9 @@ def scatter_svg(
         f'<text font-size="11" x="0" y="10" fill="currentColor">{escape(ylabel)}</text>'
     )
     for name, points in places.items():
-        d = "M" + "L".join(f"{x} {y}" for x, y in points)
+        path = "M" + "L".join(f"{x} {y}" for x, y in points)
         out.append(
-            f'<path d="{d}" fill="none" stroke="{ink(marks[name])}" stroke-opacity=".6" stroke-width="1.2"/>'
+            f'<path d="{path}" fill="none" stroke="{ink(marks[name])}" stroke-opacity=".6" stroke-width="1.2"/>'
         )
     labels = place(places, (LEFT + 1, TOP - 8, WIDTH, floor - 1))
     if not all(labels.values()):
@@ -130,11 +130,11 @@ def scatter_svg(
             out.append(
                 f'<path d="M{a:.1f} {b:.1f}L{c:.1f} {e:.1f}" stroke="currentColor" stroke-opacity=".55" stroke-width=".8"/>'
             )
-    first = min(xs)
+    first = min((d for dots in lines.values() for d in dots), key=lambda d: (d.x, d.y))
     for name, dots in lines.items():
         out.append(f'<g fill="{ink(marks[name])}">')
         for d, (x, y) in zip(dots, places[name], strict=True):
-            reach = 0 if d.x == first else -1  # one stop for Tab, then the arrow keys
+            reach = 0 if d is first else -1  # one stop for Tab, then the arrow keys
             out.append(
                 f'<g class="pt" tabindex="{reach}" role="img" data-k="{escape(d.key)}" transform="translate({x} {y})">'
                 f'<title>{escape(d.says)}</title><path d="{SHAPES[marks[name].shape]}"/></g>'
