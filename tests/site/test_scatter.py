@@ -161,8 +161,10 @@ def groups(seen: str, ported: bool) -> set[str]:
         return {"own"}
     if "new training recipe" in seen:
         return {"long"}
-    # MobileNetV3's "simple training recipe" has AutoAugment and random erasing: references/classification.
-    return {"own"} if "MobileNet_V3" in seen else {"simple"}
+    # Called simple too: MobileNetV3 with AutoAugment and random erasing (references/classification),
+    # Wide ResNet with 256 epochs and "not the standard training procedure" (pull request 912).
+    other = "MobileNet_V3" in seen or "Wide_ResNet" in seen
+    return {"own"} if other else {"simple"}
 
 
 @pytest.mark.parametrize("row", weights(), ids=lambda r: r["id"])
@@ -196,7 +198,9 @@ def test_each_line_of_the_recipes_is_of_a_weight_and_says_where_it_was_seen() ->
     assert len(used) == len(lines)
     assert {r["group"] for r in lines} == {"simple", "long", "own"}
     for line in lines:
-        assert re.match(r"references/|metadata|\w+\.py: ", line["seen"]), line
+        assert re.match(r"references/|metadata|pull request|\w+\.py: ", line["seen"]), (
+            line
+        )
         assert (line["group"] == "own") == (line["recipe"] not in ("simple", "long"))
 
 
