@@ -107,3 +107,127 @@
   const start = () => { restore(); guess(); sortable(); setTimeout(reachable, 300); };  // after the theme, which takes tabindex away
   window.document$ ? document$.subscribe(start) : start();
 })();
+
+/* The page that compares networks: a table filtered by budget, two of its rows side by side, values of the plots' dots.
+   The state is in the address: #q=resnet&params=30&a=modern/resnet resnet50. */
+(() => {
+  const one = (sel, root = document) => root.querySelector(sel);
+  const all = (sel, root = document) => [...root.querySelectorAll(sel)];
+  const fields = pick => all("input, select", pick);
+  const on = (type, sel, act) => document.addEventListener(type, e => {
+    const hit = e.target.closest?.(sel);
+    if (hit) act(hit, e);
+  });
+
+  function apply(pick, remember = true) {
+    const words = one("[name=q]", pick).value.toLowerCase().split(/\s+/).filter(Boolean);
+    const budgets = all("[data-col]", pick).filter(f => f.value !== "" && f.validity.valid);
+    const rows = all("tbody tr", one(".sorts", pick));
+    for (const row of rows) {
+      const text = `${row.cells[0].textContent} ${row.dataset.f} ${row.dataset.k}`.toLowerCase();
+      row.hidden = words.some(w => !text.includes(w)) || budgets.some(f => {
+        const v = row.cells[f.dataset.col].dataset.v;    // no value: not known to be within the budget
+        return v === "" || +v > f.value * f.dataset.per;
+      });
+    }
+    const shown = rows.filter(row => !row.hidden).length;
+    one(".pick-count span", pick).textContent = shown;
+    one(".pick-none", pick).hidden = shown > 0;
+    pair(pick);
+    if (!remember) return;
+    const state = new URLSearchParams(fields(pick).map(f => [f.name, f.value.trim()]).filter(f => f[1]));
+    history.replaceState(history.state, "", location.pathname + location.search + (state.size ? "#" + state : ""));
+  }
+
+  function pair(pick) {                                  // a small table: what differs between two rows
+    const place = one(".pick-pair", pick), table = one(".sorts", pick);
+    const two = ["a", "b"].map(side => {
+      const key = one(`[name=${side}]`, pick).value;
+      return key && all("tbody tr", table).find(row => row.dataset.k === key);
+    });
+    place.replaceChildren();
+    if (!two[0] || !two[1]) return;
+    const out = place.appendChild(document.createElement("table")), [a, b] = two;
+    out.className = "num";
+    const add = (row, tag, text) => { row.appendChild(document.createElement(tag)).textContent = text; };
+    const head = out.createTHead().insertRow(), body = out.createTBody();
+    for (const text of ["", a.cells[0].textContent, b.cells[0].textContent, "Difference"]) add(head, "th", text);
+    all("thead tr:last-child th", table).slice(1).forEach((th, n) => {
+      const [x, y] = two.map(row => row.cells[n + 1]), row = body.insertRow();
+      add(row, "th", th.textContent);
+      for (const cell of [x, y]) add(row, "td", cell.textContent);
+      const [v, w] = [x.dataset.v, y.dataset.v], numbers = v !== "" && w !== "" && !isNaN(v) && !isNaN(w);
+      const minus = w - v < 0 ? "−" : "+";
+      add(row, "td", !numbers ? "" : v === w ? "equal" : x.matches(".published")
+        ? minus + Math.abs(w - v).toFixed(1) : `× ${(w / v).toPrecision(3)}`);
+    });
+    for (const th of all("thead th", out)) th.scope = "col";
+    for (const th of all("tbody th", out)) th.scope = "row";
+  }
+
+  function restore() {
+    const pick = one(".pick"), state = new URLSearchParams(location.hash.slice(1));
+    if (!pick || location.hash && !fields(pick).some(f => state.has(f.name))) return;  // an anchor changes nothing
+    for (const f of fields(pick)) f.value = state.get(f.name) || "";
+    apply(pick, false);
+  }
+
+  on("input", ".pick-by, .pick-two", part => apply(part.closest(".pick")));
+  on("click", "[data-clear]", button => {
+    const pick = button.closest(".pick");
+    for (const f of all(".pick-by input", pick)) f.value = "";
+    apply(pick);
+  });
+  addEventListener("hashchange", restore);
+
+  // plots: the dot nearest to the pointer, or in focus, says its values; the same network shows in the plot beside
+  function tell(dot, figure) {
+    hush();
+    const svg = dot.ownerSVGElement;
+    for (const title of all(".pt > title", svg)) {       // else the browser shows a second box
+      title.parentNode.setAttribute("aria-label", title.textContent);
+      title.remove();
+    }
+    const tip = figure.appendChild(document.createElement("div"));
+    tip.className = "plot-tip";
+    tip.setAttribute("aria-hidden", "true");             // the dot's name says the same
+    tip.textContent = dot.getAttribute("aria-label");
+    const at = dot.getBoundingClientRect(), box = figure.getBoundingClientRect();
+    const x = at.left + at.width / 2 - box.left - tip.offsetWidth / 2;
+    tip.style.left = Math.max(0, Math.min(x, box.width - tip.offsetWidth)) + "px";
+    const above = at.top - box.top - tip.offsetHeight - 8;
+    tip.style.top = (above < 0 ? at.bottom - box.top + 8 : above) + "px";
+    for (const twin of all(".pt", figure.closest(".pair") || figure))
+      if (twin.dataset.k === dot.dataset.k) twin.classList.add("on");
+  }
+  function hush() {
+    for (const tip of all(".plot-tip")) tip.remove();
+    for (const dot of all(".pt.on")) dot.classList.remove("on");
+  }
+  const middle = dot => { const r = dot.getBoundingClientRect(); return [r.left + r.width / 2, r.top + r.height / 2]; };
+  function point(svg, e) {
+    const far = dot => { const [x, y] = middle(dot); return Math.hypot(e.clientX - x, e.clientY - y); };
+    const dot = all(".pt", svg).reduce((best, d) => far(d) < far(best) ? d : best);
+    if (far(dot) > 28) hush();
+    else if (!dot.matches(".on") || !one(".plot-tip", svg.parentNode)) tell(dot, svg.closest("figure"));
+  }
+  on("pointermove", "svg.scatter", point);
+  on("pointerdown", "svg.scatter", point);
+  document.addEventListener("pointerover", e => { if (one(".plot-tip") && !e.target.closest("figure")) hush(); });
+  on("focusin", ".pt", dot => tell(dot, dot.closest("figure")));
+  on("focusout", ".pt", hush);
+  on("keydown", ".pt", (dot, e) => {                     // left and right by cost, up and down by accuracy
+    if (e.key === "Escape") return hush();
+    const at = d => { const [x, y] = middle(d); return "ArrowUp ArrowDown".includes(e.key) ? -y : x; };
+    const dots = all(".pt", dot.ownerSVGElement).sort((p, q) => at(p) - at(q)), n = dots.indexOf(dot);
+    const to = { ArrowLeft: n - 1, ArrowDown: n - 1, ArrowRight: n + 1, ArrowUp: n + 1, Home: 0, End: dots.length - 1 }[e.key];
+    if (to === undefined) return;
+    e.preventDefault();
+    if (!dots[to]) return;
+    dot.tabIndex = -1;
+    dots[to].tabIndex = 0;
+    dots[to].focus();
+  });
+
+  window.document$ ? document$.subscribe(restore) : restore();
+})();

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -399,6 +400,21 @@ def _published(path: Path) -> dict[tuple[str, str, str], dict[str, str]]:
 def published(slug: str, row: str, quantity: str) -> dict[str, str] | None:
     """A published number with its unit, conditions, source key and place in the source."""
     return _published(DOCS / "evidence" / "published.csv").get((slug, row, quantity))
+
+
+@_until_changed
+def _recipes(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def recipe(slug: str, row: str, quantity: str) -> dict[str, str] | None:
+    """By which training recipe the weights of a published accuracy were made: its group, name, and where that was seen."""
+    for line in _recipes(DOCS / "evidence" / "recipes.csv"):
+        of = (line["technique"], line["quantity"]) == (slug, quantity)
+        if of and fnmatchcase(row, line["rows"]):
+            return line
+    return None
 
 
 @_until_changed

@@ -1,6 +1,7 @@
 """One table over many techniques shows what their records say, and nothing else."""
 
 import re
+from html import unescape
 
 import pytest
 
@@ -102,3 +103,57 @@ def test_the_first_published_quantity_that_a_row_has_is_shown_with_its_condition
     first, second = shown("cost", only=only, columns=columns)
     assert first[-1].endswith("weights IMAGENET1K_V1")
     assert second[-1].endswith("weights IMAGENET1K_V2")
+
+
+def test_a_time_stands_at_the_variant_that_was_timed_on_images_of_that_shape() -> None:
+    column = {"head": "ms", "measured": "speed.arms.forward.seconds", "per": 0.001}
+    html = {}
+    for shape in ([2, 3, 128, 128], [2, 3, 224, 224]):
+        columns = [{**column, "shape": shape, "digits": 1}]
+        html[shape[-1]] = shown("cost", columns=columns)
+    record = pages.technique("modern/resnet").record["measured"]["speed"]["result"]
+    seconds = record["arms"]["forward"]["seconds"]
+    times = {row[0]: row[-1] for row in html[128]}
+    assert times["ResNet-18"] == f"{1000 * seconds:.1f}"
+    assert times["ResNet-34"] == times["ViT-B/32"] == "–"
+    times = {row[0]: row[-1] for row in html[224]}
+    assert times["ResNet-18"] == "–"
+    assert times["ViT-B/32"] != "–"
+
+
+def test_the_notes_of_times_name_the_machine() -> None:
+    column = {"head": "ms", "measured": "speed.memory.ours", "shape": [2, 3, 128, 128]}
+    html = render(HERE, "across", ["cost"], {"of": ["modern"], "columns": [column]})
+    entry = pages.technique("modern/resnet").record["measured"]["speed"]
+    assert html.count(hardware(entry["environment"])) == 1
+
+
+def test_an_interval_that_leaves_the_scale_is_replaced_by_the_runs() -> None:
+    column = {"head": "%", "measured": "learns.accuracy", "per": 0.01, "digits": 1}
+    only = ["modern/squeezenet squeezenet1_1", "modern/resnet resnet18"]
+    free = shown("learns", only=only, columns=[column])
+    kept = shown("learns", only=only, columns=[{**column, "limits": [0, 1]}])
+    assert free[1] == kept[1]
+    assert free[0][-1].startswith("± ")
+    assert kept[0][-1] == "(9.9, 49.9, 61.3)"
+
+
+def test_a_recipe_is_told_for_weights_and_only_for_them() -> None:
+    only = ["modern/efficientnet efficientnet_b0"]
+    column = {"head": "Recipe", "recipe": "top1_v1"}
+    rows = shown("cost", only=only, columns=[column])
+    assert unescape(rows[0][-1]) == "timm's"
+    rows = {row[0]: row[-1] for row in shown("cost", columns=[column])}
+    assert rows["ResNet-50"] == "simple"
+    assert rows["EfficientNet-Lite0"] == "–"
+
+
+def test_a_table_with_a_budget_can_be_filtered_and_two_rows_chosen() -> None:
+    plain = {"of": ["modern"], "columns": [COLUMN]}
+    assert "<select" not in render(HERE, "across", ["cost"], plain)
+    columns = [{"head": "Pixels", "computed": "pixels"}, {**COLUMN, "most": "params"}]
+    html = render(HERE, "across", ["cost"], {"of": ["modern"], "columns": columns})
+    assert 'name="params" data-col="2"' in html
+    rows = re.findall(r'<tr data-k="(.*?)"', html)
+    assert len(set(rows)) == len(rows)
+    assert re.findall(r'<option value="(.+?)">', html).count(rows[0]) == 2

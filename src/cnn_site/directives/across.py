@@ -18,6 +18,12 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
 
     With `rows: pages` the table is a measured result, each page has one row, and a column names a path in that result.
     `mean: geometric` in a column adds a last row. The table can be sorted by any column.
+
+    More that a column may have:
+        recipe: a published accuracy; shows whose training recipe its weights are from.
+        shape: of the images; a measured value of the one variant that a page timed, shown where the images were of that shape.
+        limits: [low, high] that values cannot leave; where an interval does, the single runs are shown in its place.
+        most: a name; the table can be filtered by a largest value of this column, and two rows can be set side by side.
     """
     table, one_a_page = arguments[0], settings.get("rows") == "pages"
     columns = settings["columns"]
@@ -45,20 +51,33 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
         rows.remove(_chosen(rows, name))
     if not rows:
         raise SiteError(f"no technique of {settings['of']} has a table {table!r}")
+    timed = {c["measured"].partition(".")[0] for c in columns if "shape" in c}
+    made = [line for name in (table, *sorted(timed)) for line in _hardware(there, name)]
+    shown = [
+        {
+            "head": c["head"],
+            "kind": _kind(c),
+            "most": c.get("most", ""),
+            "col": n,
+            "per": float(c.get("per", 1)),
+        }
+        for n, c in enumerate(columns, 1)
+    ]
     return fill(
         "across",
         label=settings.get("label", "All networks"),
         first=settings.get("first", "Network"),
         groups=groups_of([_kind(c) for c in columns]),
-        columns=[{"head": c["head"], "kind": _kind(c)} for c in columns],
+        columns=shown,
         rows=rows,
+        budget=any(c["most"] for c in shown),
         mean=_means(rows, columns),
-        notes=[c["note"] for c in columns if c.get("note")] + _hardware(there, table),
+        notes=[c["note"] for c in columns if c.get("note")] + made,
     )
 
 
 def _kind(column: dict[str, Any]) -> str:
-    return next(k for k in KINDS if k in column)
+    return "published" if "recipe" in column else next(k for k in KINDS if k in column)
 
 
 def _path(column: dict[str, Any]) -> list[str]:
@@ -70,6 +89,7 @@ def _row(
 ) -> dict[str, Any]:
     return {
         "key": f"{t.slug} {key}",
+        "family": t.short,
         "url": f"/{t.slug}.md",
         "name": name,
         "cells": cells,
@@ -83,6 +103,12 @@ def _of_table(
     key: str,
     column: dict[str, Any],
 ) -> dict[str, Any]:
+    if "recipe" in column:
+        recipe = pages.recipe(t.slug, key, column["recipe"])
+        text = recipe["recipe"] if recipe else "–"
+        return _told(text, "published", text if recipe else None)
+    if "shape" in column:
+        return _timed(record, key, column)
     kind = _kind(column)
     if kind == "published":
         several = column["published"]
@@ -92,18 +118,34 @@ def _of_table(
         if not there or told != "value":
             text = there[0][told] if there else "–"
             kind = "published" if told == "value" else "published words"
-            return {
-                "kind": kind,
-                "text": text,
-                "pm": "",
-                "value": text if there else None,
-            }
+            return _told(text, kind, text if there else None)
         column = {**column, "published": there[0]["quantity"]}
         value: Any = float(there[0]["value"])
     else:
         value = base.get(key, {}).get(column[kind].rpartition(".")[2])
     found = cell(t, record, base, key, column, kind)
-    return {**found, "value": value["mean"] if isinstance(value, dict) else value}
+    if not isinstance(value, dict):
+        return {**found, "value": value}
+    low, high = column.get("limits", (-math.inf, math.inf))
+    if value["low"] < low or value["high"] > high:
+        runs = [number(v, column) for v in sorted(value["values"])]
+        found["pm"] = f"({', '.join(runs)})"
+    return {**found, "value": value["mean"]}
+
+
+def _told(text: str, kind: str, value: Any) -> dict[str, Any]:
+    return {"kind": kind, "text": text, "pm": "", "value": value}
+
+
+def _timed(record: dict[str, Any], key: str, column: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of this variant, a dash for all others of its family, and for images of another shape."""
+    name, *path = _path(column)
+    entry = record.get("measured", {}).get(name)
+    arguments = entry["arguments"] if entry else {}
+    own = arguments.get("ours", "").rpartition(".")[2] == key
+    if not own or arguments["shape"] != column["shape"]:
+        return _told("–", "measured", None)
+    return _cell(resolve(entry["result"], path), column) | {"kind": "measured"}
 
 
 def _chosen(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:

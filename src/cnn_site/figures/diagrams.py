@@ -71,12 +71,16 @@ def head(
     h: float,
     roles: Iterable[str] = (),
     more: str = "",
+    role: str = "img",
 ) -> str:
-    """The first lines of every figure: size, title and description for those who do not see it."""
+    """The first lines of every figure: size, title and description for those who do not see it.
+
+    `role`: "group" where parts of the figure are reached by the keyboard; what is in an "img" is not.
+    """
     i = f"fig-{slug}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg"{more} class="fig" viewBox="0 0 {num(w)} {num(h)}" '
-        f'width="{num(w)}" style="--w:{num(w)}" role="img" aria-labelledby="{i}-t {i}-d" font-family="{FONT}">\n'
+        f'width="{num(w)}" style="--w:{num(w)}" role="{role}" aria-labelledby="{i}-t {i}-d" font-family="{FONT}">\n'
         f'<title id="{i}-t">{escape(title)}</title><desc id="{i}-d">{escape(desc)}</desc>{alone(roles)}'
     )
 
