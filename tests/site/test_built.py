@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import runpy
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ def built(folder: Path, page: Path) -> Path:
     )
 
 
+SIGN = "self::mi or self::mo or self::mn or self::mtext"
+
+
 @dataclass(frozen=True)
 class Seen:
     """What the tests ask of a built page; its tree, megabytes of it, is parsed once and not kept."""
@@ -50,6 +54,7 @@ class Seen:
     unhighlighted: int  # `pre` elements outside a highlighted block
     ids: list[str]
     displays: int  # equations on lines of their own
+    signs: set[str]  # characters in formulas
     meta: dict[str, str]
     linked: list[dict[str, Any]]  # JSON-LD
     cite: str
@@ -74,6 +79,7 @@ def seen(path: Path) -> Seen:
         unhighlighted=len(article.xpath(f".//pre[{outside}]")),
         ids=article.xpath(".//@id"),
         displays=len(article.xpath(".//math[@display='block']")),
+        signs={c for m in article.xpath(f".//math//*[{SIGN}]/text()") for c in m},
         meta={m.get("name"): m.get("content") for m in root.cssselect("meta[name]")},
         linked=[json.loads(s.text) for s in linked],
         cite=cite[0].text_content() if cite else "",
@@ -225,6 +231,19 @@ def test_included_modules_are_folded_and_the_technique_itself_is_not(
         assert label.getnext().get("class") == "folded"
         assert not label.text_content(), "what the label says would be copied"
         assert label.cssselect("input[type=checkbox][aria-label]")
+
+
+@functools.cache
+def math_font() -> set[str]:
+    """The characters that the site's math font was cut to."""
+    found: set[str] = runpy.run_path(str(ROOT / ".ci" / "math_font.py"))["KEPT"]
+    return found
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_math_font_has_what_the_formulas_need(page: Path, built_site: Path) -> None:
+    lacking = seen(built(built_site, page)).signs - math_font() - set(" \n")
+    assert not lacking, f"{sorted(lacking)}: add to .ci/math_font.py and cut again"
 
 
 def test_a_page_is_found_by_its_other_names(built_site: Path) -> None:
