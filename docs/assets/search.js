@@ -74,6 +74,10 @@
       }
       return { typed: word, terms: [term] };
     });
+    for (const word of found) {                          // resnet50: resnet too
+      const [, name] = word.typed.match(/^([a-z]{3,}?)v?\d+$/) ?? [];
+      if (name && spread(stem(name))) word.terms.push(stem(name));
+    }
     found.slice(1).forEach((word, i) => {                // depth wise: depthwise
       const joined = stem(found[i].typed + word.typed);
       if (spread(joined)) [found[i], word].forEach(w => w.terms.push(joined));
@@ -81,26 +85,32 @@
     return found;
   }
 
-  /* the pages by how much of the question they answer; of each its title, its sentence and the hit */
+  /* the pages by how much of the question they answer; of each its title, its sentence and the best hit */
   function shown(groups) {
     if (words) {
       const weight = words.map(w => Math.log(1 + entries / (1 + Math.max(...w.terms.map(spread)))));
-      const total = weight.reduce((a, b) => a + b, 0);
-      const has = (items, word) => items.some(item => word.terms.some(term => item.terms[term]));
+      const total = weight.reduce((sum, w) => sum + w, 0);
       const score = new Map(groups.map(items => {
-        const share = words.reduce((sum, word, i) => sum + (has(items, word) ? weight[i] : 0), 0) / total;
-        return [items, Math.max(...items.map(item => item.score)) * share ** 2];
+        const terms = Object.fromEntries(words.map(({ typed, terms }) => {
+          const found = terms.find(term => items.some(item => item.terms[term]));
+          return [found ?? typed, !!found];
+        }));
+        const share = words.reduce((sum, w, i) => sum + (w.terms.some(term => terms[term]) ? weight[i] : 0), 0) / total;
+        const best = Math.max(...items.map(item => item.score));
+        for (const item of items) item.terms = terms;    // what the page lacks, not each section
+        return [items, best * share ** 2];
       }));
       groups.sort((a, b) => score.get(b) - score.get(a));
     }
-    for (const item of groups.flat()) {
-      if (words) item.terms = Object.fromEntries(words.flatMap(w => {
-        const hit = w.terms.find(term => item.terms[term]);
-        return [[hit ?? w.typed, !!hit]];
-      }));
-      if (item.about) item.title += ` <small>${item.about}</small>`;
-      item.text = hit(item.text, !item.location.includes("#"));
-      delete item.tags;
+    for (const items of groups) {
+      const page = items.findIndex(item => !item.location.includes("#"));
+      for (const item of items) {
+        if (item.about) item.title += ` <small>${item.about}</small>`;
+        item.text = hit(item.text, item === items[page]);
+        delete item.tags;
+      }
+      const first = items.findIndex(item => item.text.includes("<mark"));
+      if (!page && first > 0) items.unshift(...items.splice(first, 1));   // the theme shows the section that stands first
     }
     return groups;
   }

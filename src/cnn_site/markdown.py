@@ -182,7 +182,9 @@ class Unsearched(Postprocessor):
 
     def run(self, text: str) -> str:
         for what in (self.BLOCK, self.ALIKE):
-            text = what.sub(lambda m: re.sub(r"^<\w+", rf"\g<0>{self.SIGN}", m[0]), text)
+            text = what.sub(
+                lambda m: re.sub(r"^<\w+", rf"\g<0>{self.SIGN}", m[0]), text
+            )
         return self.MATH.sub(self.formula, text)
 
     def formula(self, m: re.Match[str]) -> str:

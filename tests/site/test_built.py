@@ -225,15 +225,3 @@ def test_included_modules_are_folded_and_the_technique_itself_is_not(
         assert label.getnext().get("class") == "folded"
         assert not label.text_content(), "what the label says would be copied"
         assert label.cssselect("input[type=checkbox][aria-label]")
-
-
-def test_a_page_is_found_by_its_other_names(built_site: Path) -> None:
-    index = json.loads(
-        (built_site / "search/search_index.json").read_text(encoding="utf-8")
-    )
-    for t in TECHNIQUES:
-        text = " ".join(
-            d["text"] for d in index["docs"] if d["location"].startswith(f"{t.slug}/")
-        )
-        missing = [alias for alias in t.aliases if alias not in text]
-        assert not missing, f"docs/{t.slug}.md: not in the search index: {missing}"
