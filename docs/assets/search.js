@@ -41,13 +41,15 @@
     };
   }
 
-  /* what is indexed: public names of the code (in <pre>: searched, not shown), other names, the sentence */
+  /* what is indexed: the page's other names, its sentence, public names of its code (searched, not shown); no code */
   const sizes = text => text.replace(/(\d) ?[x×] ?(?=\d)/g, "$1×");   // 3x3, 3 x 3 and 3 × 3 are one word
   function prepare(docs) {
     entries = docs.length;
     for (const doc of docs) {
       const page = self.pages[doc.location];
-      doc.text = sizes(doc.text).replace(/<pre>([^]*?)<\/pre>/g, (_, names) => { doc.names = names; return ""; });
+      doc.text = sizes(doc.text)
+        .replace(/<p><sup><sub>([^<]*)<\/sub><\/sup><\/p>/, (_, names) => { doc.names = names; return ""; })
+        .replace(/(In\s\[\s\]: Copied! )?<pre>[^]*?<\/pre>/g, "");    // of a notebook
       if (page) [doc.aliases, doc.about] = [sizes(page.aliases), page.about];
       else delete doc.tags;                              // the page's, not each section's
     }

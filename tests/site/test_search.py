@@ -33,9 +33,15 @@ def known(built_site: Path) -> dict[str, dict[str, str]]:
 def test_the_index_holds_no_code_and_no_facts(entries: list[dict[str, Any]]) -> None:
     for entry in entries:
         text, where = entry["text"], entry["location"]
-        own = re.findall(r"<pre>(?:[A-Za-z0-9_]+ ?)*</pre>", text)  # public names
-        assert text.count("<pre>") == len(own) <= ("#" not in where), where
-        for debris in ("import torch", "@inproceedings", "@misc", "First public"):
+        if where.startswith("tutorials/"):  # cells of a notebook: assets/search.js
+            continue
+        for debris in (
+            "<pre>",
+            "import torch",
+            "@inproceedings",
+            "@misc",
+            "First public",
+        ):
             assert debris not in text, f"{where}: {debris}"
 
 
@@ -58,7 +64,7 @@ def test_a_page_is_found_by_its_other_names_and_its_code(
     public = [getattr(node, "name", "_") for node in tree.body]
     names = [name for name in public if not name.startswith("_")]
     assert names
-    assert f"<pre>{' '.join(names)}</pre>" in first
+    assert f"<sup><sub>{' '.join(names)}</sub></sup>" in first
 
 
 def test_pages_that_the_index_leaves_out_are_not_told(
