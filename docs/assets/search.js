@@ -67,7 +67,7 @@
     const found = (telling.length ? telling : typed).flatMap(word => {
       const term = stem(word);
       if (spread(term) || like(term, lunr.TokenSet.fromString(term + "*")).length) return { typed: word, terms: [term] };
-      const near = word.length > 3 ? like(term, lunr.TokenSet.fromFuzzyString(term, 1)) : [];
+      const near = word.length > 4 ? like(term, lunr.TokenSet.fromFuzzyString(term, 1)) : [];
       near.sort((a, b) => spread(b) - spread(a));
       if (near.length) return { typed: word, terms: [near[0]] };
       for (let i = word.length - 3; i > 2; i--) {        // finetune: fine, tune
