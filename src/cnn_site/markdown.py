@@ -167,6 +167,31 @@ class PlainSpans(Postprocessor):
         return CODE.sub(lambda code: PLAIN.sub(r"\1", code[0]), text)
 
 
+class Unsearched(Postprocessor):
+    """What the search plugin leaves out: blocks of code, equations, and the sections that every page has alike.
+
+    On the block's own tag: the plugin's parser tells elements by tag alone, so a `div` inside would end the exclusion.
+    A formula that reads as text (`r = 16`) stays.
+    """
+
+    BLOCK = re.compile(r'<div class="(?:[^"]* )?(?:highlight|arithmatex)[ "]')
+    MATH = re.compile(r"<math\b.*?</math>", re.S)
+    FLAT = re.compile(r"</?(?:math|mi|mn|mo|mrow|mtext|mspace)\b[^>]*>|[^<]+")
+    ALIKE = re.compile(r'<h2 id="(?:cite|corrections|see-also)"')
+    SIGN = ' data-search-exclude="1"'  # with a value: the plugin takes it out again
+
+    def run(self, text: str) -> str:
+        for what in (self.BLOCK, self.ALIKE):
+            text = what.sub(
+                lambda m: re.sub(r"^<\w+", rf"\g<0>{self.SIGN}", m[0]), text
+            )
+        return self.MATH.sub(self.formula, text)
+
+    def formula(self, m: re.Match[str]) -> str:
+        flat = not self.FLAT.sub("", m[0])
+        return m[0] if flat else m[0].replace("<math", f"<math{self.SIGN}", 1)
+
+
 class Folds(Postprocessor):
     """In the copied block, the modules of other techniques are folded: shown on request, copied and printed whole.
 
@@ -272,6 +297,7 @@ class SiteExtension(Extension):
         md.treeprocessors.register(MathTree(md), "cnn-mathml", 5)
         # After raw_html (30), which puts the highlighted code into the text.
         md.postprocessors.register(PlainSpans(md), "cnn-plain-spans", 5)
+        md.postprocessors.register(Unsearched(md), "cnn-unsearched", 4)
 
 
 def makeExtension(**kwargs: Any) -> SiteExtension:

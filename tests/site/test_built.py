@@ -244,15 +244,3 @@ def math_font() -> set[str]:
 def test_the_math_font_has_what_the_formulas_need(page: Path, built_site: Path) -> None:
     lacking = seen(built(built_site, page)).signs - math_font() - set(" \n")
     assert not lacking, f"{sorted(lacking)}: add to .ci/math_font.py and cut again"
-
-
-def test_a_page_is_found_by_its_other_names(built_site: Path) -> None:
-    index = json.loads(
-        (built_site / "search/search_index.json").read_text(encoding="utf-8")
-    )
-    for t in TECHNIQUES:
-        text = " ".join(
-            d["text"] for d in index["docs"] if d["location"].startswith(f"{t.slug}/")
-        )
-        missing = [alias for alias in t.aliases if alias not in text]
-        assert not missing, f"docs/{t.slug}.md: not in the search index: {missing}"

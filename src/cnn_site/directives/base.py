@@ -65,7 +65,7 @@ def fill(template: str, **values: Any) -> str:
 
 
 def code(title: str, text: str) -> str:
-    return f'<div class="language-bibtex highlight"><span class="filename">{html.escape(title)}</span><pre><code>{highlighted(text, "bibtex")}</code></pre></div>'
+    return f'<div data-search-exclude="1" class="language-bibtex highlight"><span class="filename">{html.escape(title)}</span><pre><code>{highlighted(text, "bibtex")}</code></pre></div>'
 
 
 def terminal(command: str, output: str) -> str:

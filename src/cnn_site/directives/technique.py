@@ -1,11 +1,13 @@
 """What stands at the head and at the foot of a technique's page."""
 
+import ast
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 from cnn_site import pages, snake
-from cnn_site.fences import imported
+from cnn_site.fences import MODULES, imported
 from cnn_site.pages import SiteError
 
 from .base import Page, code, fill, log
@@ -34,6 +36,7 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         paper=pages.short_cite(key) if key else "",
         paper_url=pages.paper_url(pages.paper(key)) if key else "",
         module=f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
+        names=public_names(MODULES / f"{snake(t.slug)}.py"),
         builds_on=[pages.technique(s) for s in t.builds_on],
         cost=re.sub(
             r"\[\[=([^\]]+)\]\]",
@@ -41,6 +44,19 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
             t.facts.get("cost", ""),
         ),
     )
+
+
+def public_names(path: Path) -> list[str]:
+    """The classes and functions of a module, which a reader may search for."""
+    if not path.exists():
+        return []
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        and not node.name.startswith("_")
+    ]
 
 
 def needs(page: Page, arguments: list[str], settings: Any) -> str:
