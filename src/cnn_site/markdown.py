@@ -255,12 +255,15 @@ class SiteExtension(Extension):
         self.config = {
             "site_url": ["", "address of the site, ends in /"],
             "release": ["", "release that this build is; empty: a development version"],
+            "repo_url": ["", "address of the repository; empty: pages name none"],
         }
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
         page = directives.Page(
-            self.getConfig("site_url") or "", str(self.getConfig("release") or "")
+            self.getConfig("site_url") or "",
+            str(self.getConfig("release") or ""),
+            repository=(self.getConfig("repo_url") or "").rstrip("/"),
         )
         md.parser.blockprocessors.register(Directives(md, page), "cnn-directives", 175)
         md.inlinePatterns.register(InlineNumber(md, page), "cnn-number", 185)

@@ -45,6 +45,7 @@ class Page:
     site_url: str
     release: str
     slug: str = ""
+    repository: str = ""  # its address, as GitHub shapes those below it; empty: unknown
 
     @property
     def technique(self) -> Technique:
@@ -58,6 +59,15 @@ class Page:
     def address(self) -> str:
         """The address to cite: of the release."""
         return f"{self.site_url.rstrip('/')}/{self.release or '<release>'}/{self.slug}/"
+
+    @property
+    def tag(self) -> str:
+        """Of the repository: what this build was made of."""
+        return f"v{self.release}" if self.release else "main"
+
+    def source(self, path: str) -> str:
+        """Where a file of the repository is read as this build had it; empty where the repository is unknown."""
+        return self.repository and f"{self.repository}/blob/{self.tag}/{path}"
 
 
 def fill(template: str, **values: Any) -> str:
@@ -76,9 +86,13 @@ def terminal(command: str, output: str) -> str:
             lines[-1] += " \\"
             lines.append("   ")
         lines[-1] += f" {part}"
-    shown = highlighted("\n".join(lines), "console")
     told = f'<div class="language-text output highlight"><pre><code>{html.escape(output)}</code></pre></div>'
-    return f'<div class="language-console highlight"><pre><code>{shown}</code></pre></div>{told}'
+    return console(lines) + told
+
+
+def console(lines: list[str]) -> str:
+    shown = highlighted("\n".join(lines), "console")
+    return f'<div class="language-console highlight"><pre><code>{shown}</code></pre></div>'
 
 
 def highlighted(text: str, language: str) -> str:

@@ -34,6 +34,7 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         paper=pages.short_cite(key) if key else "",
         paper_url=pages.paper_url(pages.paper(key)) if key else "",
         module=f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
+        source=page.source(f"src/cnn_techniques/{snake(t.slug)}.py"),
         builds_on=[pages.technique(s) for s in t.builds_on],
         cost=re.sub(
             r"\[\[=([^\]]+)\]\]",
