@@ -256,6 +256,7 @@ class SiteExtension(Extension):
             "site_url": ["", "address of the site, ends in /"],
             "release": ["", "release that this build is; empty: a development version"],
             "repo_url": ["", "address of the repository; empty: pages name none"],
+            "docs": ["", "!relative $docs_dir: where the build writes, for downloads"],
         }
         super().__init__(**kwargs)
 
@@ -264,6 +265,7 @@ class SiteExtension(Extension):
             self.getConfig("site_url") or "",
             str(self.getConfig("release") or ""),
             repository=(self.getConfig("repo_url") or "").rstrip("/"),
+            docs=self.getConfig("docs"),
         )
         md.parser.blockprocessors.register(Directives(md, page), "cnn-directives", 175)
         md.inlinePatterns.register(InlineNumber(md, page), "cnn-number", 185)

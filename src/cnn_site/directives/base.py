@@ -2,6 +2,7 @@
 
 import html
 import logging
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,9 @@ class Page:
     release: str
     slug: str = ""
     repository: str = ""  # its address, as GitHub shapes those below it; empty: unknown
+    docs: Any = (
+        None  # MkDocs' `!relative $docs_dir`, which knows the build; else no build
+    )
 
     @property
     def technique(self) -> Technique:
@@ -64,6 +68,27 @@ class Page:
     def tag(self) -> str:
         """Of the repository: what this build was made of."""
         return f"v{self.release}" if self.release else "main"
+
+    def publish(self, path: str, text: str, page: str = "") -> str:
+        """Writes a file into the site that is being built.
+
+        Args:
+            path: from the root of the site.
+            text: what it holds.
+            page: which page links it, `category/slug`; the one being rendered unless told.
+
+        Returns:
+            the address from that page; empty where no site is being built.
+        """
+        config = getattr(self.docs, "config", None)
+        if config is None:
+            return ""
+        file = Path(config.site_dir) / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8", newline="")
+        page = page or self.slug
+        here = page if config.use_directory_urls else posixpath.dirname(page)
+        return posixpath.relpath(path, here or ".")
 
     def source(self, path: str) -> str:
         """Where a file of the repository is read as this build had it; empty where the repository is unknown."""
@@ -92,7 +117,9 @@ def terminal(command: str, output: str) -> str:
 
 def console(lines: list[str]) -> str:
     shown = highlighted("\n".join(lines), "console")
-    return f'<div class="language-console highlight"><pre><code>{shown}</code></pre></div>'
+    return (
+        f'<div class="language-console highlight"><pre><code>{shown}</code></pre></div>'
+    )
 
 
 def highlighted(text: str, language: str) -> str:

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from cnn_site import pages, snake
+from cnn_site import citations, downloads, pages, snake
 from cnn_site.fences import imported
 from cnn_site.pages import SiteError
 
@@ -49,9 +49,26 @@ def needs(page: Page, arguments: list[str], settings: Any) -> str:
     t = page.technique
     if wrong := wrong_needs(t):
         raise SiteError("; ".join(wrong))
-    told = pages.needs(t.path)
-    vision = ["torchvision"] * ("torchvision" in imported(copy_block(t).code))
-    return fill("needs", packages=["torch", *vision, *told])
+    packages = downloads.packages(t, copy_block(t))
+    return fill("needs", packages=packages, files=_files(page))
+
+
+def _files(page: Page) -> list[tuple[str, str, str]]:
+    """(address, text, name of the file) of the copied block as a script, a notebook and, of a release, in Colab."""
+    t, block = page.technique, copy_block(page.technique)
+    name = block.title.removesuffix(".py")
+    files = []
+    for suffix, make in ((".py", downloads.script), (".ipynb", downloads.notebook)):
+        path = f"{t.slug}/{name}{suffix}"
+        address = page.publish(path, make(t, block, page.address))
+        files += [(address, name + suffix, name + suffix)] if address else []
+    host, _, own = page.repository.partition("github.com/")
+    if files and own and host == "https://" and page.release:
+        # where .ci/publish puts the site of a release
+        there = f"blob/gh-pages/{page.release}/{t.slug}/{name}.ipynb"
+        colab = f"https://colab.research.google.com/github/{own}/{there}"
+        files.append((colab, "open in Colab", ""))
+    return files
 
 
 def wrong_needs(t: pages.Technique) -> list[str]:
@@ -102,10 +119,21 @@ def cite(page: Page, arguments: list[str], settings: Any) -> str:
     }
     body = ",\n".join(f"  {k:<7} = {{{v}}}" for k, v in fields.items())
     mine = f"@misc{{cnn-techniques-{t.slug.split('/')[1]},\n{body}\n}}"
+    whole = "\n\n".join([mine, *map(pages.bibtex, t.keys)]) + "\n"
+    name = f"{t.slug}/{t.slug.split('/')[1]}"
+    files = [
+        (told, page.publish(name + suffix, text))
+        for told, suffix, text in (
+            ("BibTeX", ".bib", whole),
+            ("RIS", ".ris", citations.ris(whole)),
+            ("CSL-JSON", ".csl.json", citations.csl_json(whole)),
+        )
+    ]
     return fill(
         "cite",
         release=page.release,
         address=page.address,
+        files=[(told, to, to.rpartition("/")[2]) for told, to in files if to],
         page_bibtex=code("this page", mine),
         papers=[code(pages.short_cite(k), pages.bibtex(k)) for k in t.keys],
     )
