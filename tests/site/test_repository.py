@@ -1,6 +1,7 @@
 """One setting tells the repository's address: with it pages lead there, without it none dangles."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,10 @@ def test_a_page_leads_to_the_repository_whose_address_is_set(
 
 def test_no_page_leads_to_a_repository_that_is_not_told(small_site: Path) -> None:
     out = build(small_site)
+    feed = (out / "feed.xml").read_text(encoding="utf-8")
+    for to in re.findall(r'href="https://cnn-techniques.example/([^"#]*)', feed):
+        assert (out / to / "index.html" if to.endswith("/") else out / to).exists()
+    assert 'href="../feed.xml"' in (out / "changelog/index.html").read_text()
     for page in out.rglob("*.html"):
         told = page.read_text(encoding="utf-8")
         for word in ("Source of this page", "Edit this page", "Report a wrong"):

@@ -34,7 +34,7 @@ from .overview import (
     skips,
     specimen,
 )
-from .repository import clone
+from .repository import changelog, clone
 from .stamps import copy_block as copy_block
 from .stamps import stamp as stamp
 from .technique import cite, corrections, needs, ran, technique
@@ -44,7 +44,7 @@ DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     for f in (
         technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, processors, skips, references, order, prerequisites,
-        needs, clone,
+        needs, clone, changelog,
     )
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from cnn_site import citations, downloads, pages, snake
+from cnn_site import changes, citations, downloads, pages, snake
 from cnn_site.fences import imported
 from cnn_site.pages import SiteError
 
@@ -99,7 +99,12 @@ def ran(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def corrections(page: Page, arguments: list[str], settings: Any) -> str:
-    return fill("corrections", found=pages.corrections(page.slug))
+    return fill(
+        "corrections",
+        found=changes.corrections(page.slug),
+        anchor=changes.anchor,
+        plain=changes.plain,
+    )
 
 
 def cite(page: Page, arguments: list[str], settings: Any) -> str:
