@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from cnn_site import changes, citations, downloads, pages, snake
+from cnn_site import changes, citations, downloads, pages, reading, snake
 from cnn_site.fences import imported
 from cnn_site.pages import SiteError
 
@@ -35,7 +35,10 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         paper_url=pages.paper_url(pages.paper(key)) if key else "",
         module=f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
         source=page.source(f"src/cnn_techniques/{snake(t.slug)}.py"),
+        minutes=reading.minutes(t, copy_block(t)),
         builds_on=[pages.technique(s) for s in t.builds_on],
+        through=reading.through(t),
+        used_by=reading.used_by(t),
         cost=re.sub(
             r"\[\[=([^\]]+)\]\]",
             lambda m: inline_number(page, m[1])[0],
