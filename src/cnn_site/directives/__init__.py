@@ -18,6 +18,7 @@ from .bench import bench
 from .comparisons import differences, equivalence
 from .numbers import inline_number as inline_number
 from .numbers import numbers, recorded
+from .numbers import place as place
 from .overview import (
     about,
     cards,

@@ -4,7 +4,7 @@ import html
 import logging
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
 from cnn_site import CATEGORIES, glyphs, pages
+from cnn_site.anchors import Ids
 from cnn_site.pages import SiteError, Technique
 
 # A warning here fails a strict build.
@@ -47,9 +48,8 @@ class Page:
     release: str
     slug: str = ""
     repository: str = ""  # its address, as GitHub shapes those below it; empty: unknown
-    docs: Any = (
-        None  # MkDocs' `!relative $docs_dir`, which knows the build; else no build
-    )
+    ids: Ids = field(default_factory=Ids)
+    docs: Any = None  # MkDocs' `!relative $docs_dir`: knows the build, if there is one
 
     @property
     def technique(self) -> Technique:
