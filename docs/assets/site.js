@@ -104,6 +104,16 @@
     for (const code of all(".run pre > code")) if (code.scrollHeight > code.clientHeight + 1) code.tabIndex = 0;
   }
 
+  // --- to take away: terms under a finger, answers on a sheet of their own ---
+  addEventListener("click", e => {                       // the first tap shows what a term means, the second goes there
+    const term = e.target.closest?.(".term"), open = one(".term.open");
+    open?.classList.remove("open");
+    if (!term || e.pointerType !== "touch" || term === open) return;
+    e.preventDefault();
+    e.stopPropagation();                                 // or the theme follows the link
+    term.classList.add("open");
+  }, true);
+
   const start = () => { restore(); guess(); sortable(); setTimeout(reachable, 300); };  // after the theme, which takes tabindex away
   window.document$ ? document$.subscribe(start) : start();
 })();

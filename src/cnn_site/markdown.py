@@ -32,6 +32,7 @@ from pymdownx.snippets import SnippetMissingError
 from . import ROOT, directives, pages, snake
 from .anchors import Anchors, figure_id, link
 from .fences import MODULES
+from .glossary import Glossary
 from .mathml import MathTree
 from .pages import SafeLoader, SiteError
 
@@ -284,6 +285,7 @@ class SiteExtension(Extension):
         md.treeprocessors.register(DraftLinks(md, page), "cnn-draft-links", 7)
         md.postprocessors.register(Folds(md, page), "cnn-folds", 20)
         md.treeprocessors.register(Figures(md, page), "cnn-figures", 6)
+        md.treeprocessors.register(Glossary(page), "cnn-glossary", 6.5)
         # Before MkDocs' 5, which notes the ids that links may lead to.
         md.treeprocessors.register(Anchors(page.ids), "cnn-anchors", 5.5)
         md.treeprocessors.register(MathTree(md), "cnn-mathml", 5)
