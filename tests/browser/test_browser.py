@@ -313,12 +313,12 @@ def test_a_term_shows_its_meaning_to_the_keyboard_and_to_a_finger(visit: New) ->
     before = page.evaluate("document.documentElement.scrollWidth")
     page.keyboard.press("Tab")  # the focus is shown to who uses the keyboard
     term.focus()
-    assert (term.get_attribute("data-says") or "?") in term.evaluate(says)
+    assert (term.get_attribute("aria-description") or "?") in term.evaluate(says)
     assert page.evaluate("document.documentElement.scrollWidth") == before
     term.evaluate("e => e.blur()")
     touch = "e => e.dispatchEvent(new PointerEvent('click', {bubbles: true, cancelable: true, pointerType: 'touch'}))"
     assert term.evaluate(touch) is False, "the first tap goes nowhere"
-    assert (term.get_attribute("data-says") or "?") in term.evaluate(says)
+    assert (term.get_attribute("aria-description") or "?") in term.evaluate(says)
     page.locator("h1").click()
     assert term.evaluate(says) == "none"
 
