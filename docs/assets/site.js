@@ -104,6 +104,37 @@
     for (const code of all(".run pre > code")) if (code.scrollHeight > code.clientHeight + 1) code.tabIndex = 0;
   }
 
+  // --- to take away: terms under a finger, answers on a sheet of their own ---
+  addEventListener("click", e => {                       // the first tap shows what a term means, the second goes there
+    const term = e.target.closest?.(".term"), open = one(".term.open");
+    open?.classList.remove("open");
+    if (!term || e.pointerType !== "touch" || term === open) return;
+    e.preventDefault();
+    e.stopPropagation();                                 // or the theme follows the link
+    term.classList.add("open");
+  }, true);
+  addEventListener("beforeprint", () => {                // answers on a sheet at the end, which can be left out
+    const answers = all(".exercises details");
+    if (!answers.length || one(".answers")) return;
+    const sheet = document.createElement("section"), head = document.createElement("h2");
+    sheet.className = "answers";
+    head.textContent = `Answers: ${one("h1").firstChild.textContent}`;
+    sheet.append(head);
+    for (const answer of answers) {
+      let question = answer;
+      while (question && !/^\d/.test(question.textContent)) question = question.previousElementSibling;
+      const number = document.createElement("p");
+      number.append(document.createElement("strong"));
+      number.firstChild.textContent = parseInt(question?.textContent) + ".";
+      const copy = answer.cloneNode(true);
+      one("summary", copy).remove();
+      all("[id]", copy).forEach(el => el.removeAttribute("id"));
+      sheet.append(number, ...copy.childNodes);
+    }
+    one("article").append(sheet);
+  });
+  addEventListener("afterprint", () => one(".answers")?.remove());
+
   const start = () => { restore(); guess(); sortable(); setTimeout(reachable, 300); };  // after the theme, which takes tabindex away
   window.document$ ? document$.subscribe(start) : start();
 })();

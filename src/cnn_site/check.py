@@ -74,6 +74,7 @@ STEPS: dict[str, list[Check]] = {
         checks.parts,
         checks.directives,
         checks.findable,
+        checks.see_also,
         checks.includes_only,
         checks.twice,
         checks.unused_imports,

@@ -6,6 +6,7 @@ A check gets a technique, or a page or source file, and returns its faults: each
 import ast
 import contextlib
 import io
+import os
 import re
 import sys
 import tokenize
@@ -419,6 +420,35 @@ def findable(t: Technique) -> list[str]:
         for alias in facts.get("aliases", [])
         if str(alias).casefold() in own
     ]
+
+
+def see_also(t: Technique) -> list[str]:
+    """A technique with a page that is named under See also is linked there."""
+    text = t.path.read_text(encoding="utf-8")
+    section = re.search(r"^## See also\n(.*?)(?=^## )", text, re.M | re.S)
+    if not section:  # `parts` tells it
+        return []
+    line = text.count("\n", 0, section.start(1)) + 1
+    linked = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
+    to = {
+        (t.path.parent / target.partition("#")[0]).resolve()
+        for _, target in linked.findall(section[1])
+    }
+    rest = linked.sub("", section[1])
+    faults = []
+    for other in sorted(
+        pages.techniques(), key=lambda u: len(u.short), reverse=True
+    ):  # "Pre-activation ResNet" before "ResNet"
+        for name in {other.short, other.planned_title.split(" (")[0]}:
+            named = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])", re.I)
+            if named.search(rest):
+                rest = named.sub("", rest)
+                if other.facts and other != t and other.path.resolve() not in to:
+                    link = os.path.relpath(other.path, t.path.parent)
+                    faults.append(
+                        at(t.path, line, f"See also names {name}: [{name}]({link})")
+                    )
+    return faults
 
 
 def fences(page: Path) -> list[str]:

@@ -30,7 +30,9 @@ from markdown.util import AtomicString
 from pymdownx.snippets import SnippetMissingError
 
 from . import ROOT, directives, pages, snake
+from .anchors import Anchors, figure_id, link
 from .fences import MODULES
+from .glossary import Glossary
 from .mathml import MathTree
 from .pages import SafeLoader, SiteError
 
@@ -61,6 +63,8 @@ class Directives(BlockProcessor):
             page = ET.Element("div")
             page.append(fault(self.page, f"[[{name}{match[2]}]]", error))
         for el in page.iter():
+            if el.tag in ("table", "figure"):
+                el.set("id", self.page.ids.new(el.tag, name, *arguments))
             if el.tag == "raw":  # code and SVG: kept from the processors that follow
                 el.text = self.parser.md.htmlStash.store(el.text or "")
                 el.tag = "div"
@@ -116,8 +120,14 @@ class InlineNumber(InlineProcessor):
             shown, kind = directives.inline_number(self.page, m[1])
         except (SiteError, ValueError, TypeError) as error:
             return fault(self.page, m[0], error), m.start(0), m.end(0)
-        el = ET.Element("span", {"class": f"kind {kind}", "title": kind})
-        el.text = AtomicString(shown)
+        slug, path = directives.place(self.page, m[1])
+        el = ET.Element("span", {"class": f"kind {kind}"})
+        el.set("id", self.page.ids.new("n", path))
+        file = "published.csv" if kind == "published" else f"{slug}.json"
+        record = ET.SubElement(el, "a", {"href": f"/evidence/{file}"})
+        record.set("title", f"{kind}: {path}, in the record")
+        record.text = AtomicString(shown)
+        el.append(link(el.get("id", ""), "number"))
         return el, m.start(0), m.end(0)
 
 
@@ -154,6 +164,7 @@ class Figures(Treeprocessor):
                 self.md.htmlStash.store(svg),
             )
             p.remove(p[0])
+            p.set("id", figure_id(self.page.ids, src))
             ET.SubElement(p, "figcaption").text = AtomicString(caption)
 
 
@@ -280,12 +291,17 @@ class SiteExtension(Extension):
         self.config = {
             "site_url": ["", "address of the site, ends in /"],
             "release": ["", "release that this build is; empty: a development version"],
+            "repo_url": ["", "address of the repository; empty: pages name none"],
+            "docs": ["", "!relative $docs_dir: where the build writes, for downloads"],
         }
         super().__init__(**kwargs)
 
     def extendMarkdown(self, md: Markdown) -> None:
         page = directives.Page(
-            self.getConfig("site_url") or "", str(self.getConfig("release") or "")
+            self.getConfig("site_url") or "",
+            str(self.getConfig("release") or ""),
+            repository=(self.getConfig("repo_url") or "").rstrip("/"),
+            docs=self.getConfig("docs"),
         )
         md.parser.blockprocessors.register(Directives(md, page), "cnn-directives", 175)
         md.inlinePatterns.register(InlineNumber(md, page), "cnn-number", 185)
@@ -294,6 +310,9 @@ class SiteExtension(Extension):
         md.treeprocessors.register(DraftLinks(md, page), "cnn-draft-links", 7)
         md.postprocessors.register(Folds(md, page), "cnn-folds", 20)
         md.treeprocessors.register(Figures(md, page), "cnn-figures", 6)
+        md.treeprocessors.register(Glossary(page), "cnn-glossary", 6.5)
+        # Before MkDocs' 5, which notes the ids that links may lead to.
+        md.treeprocessors.register(Anchors(page.ids), "cnn-anchors", 5.5)
         md.treeprocessors.register(MathTree(md), "cnn-mathml", 5)
         # After raw_html (30), which puts the highlighted code into the text.
         md.postprocessors.register(PlainSpans(md), "cnn-plain-spans", 5)

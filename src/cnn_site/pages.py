@@ -51,7 +51,7 @@ class SiteError(ValueError):
     """A page, record or table that cannot be shown: the message names file, place and cure."""
 
 
-def _until_changed(read: Callable[[Path], T]) -> Callable[[Path], T]:
+def until_changed(read: Callable[[Path], T]) -> Callable[[Path], T]:
     """Caches a reader by its file's time of change."""
     kept: dict[Path, tuple[int, T]] = {}
 
@@ -117,7 +117,7 @@ class Technique:
         )
 
 
-@_until_changed
+@until_changed
 def front_matter(path: Path) -> dict[str, Any]:
     """The facts of a technique's page; SiteError for a field that is missing, misspelt or of another type."""
     text = path.read_text(encoding="utf-8")
@@ -178,7 +178,7 @@ def line_of(path: Path, key: str) -> int:
     return _line_of(path.read_text(encoding="utf-8"), key)
 
 
-@_until_changed
+@until_changed
 def _packages(path: Path) -> list[str]:
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     wanted = [w for extra in project["optional-dependencies"].values() for w in extra]
@@ -208,7 +208,7 @@ def needs(path: Path) -> list[str]:
 DRAFT = re.compile(r"\A---\n(?:(?!---\n).*\n)*?draft: true\b")
 
 
-@_until_changed
+@until_changed
 def _is_draft(path: Path) -> bool:
     return bool(DRAFT.match(path.read_text(encoding="utf-8")))
 
@@ -238,7 +238,7 @@ def refuse_drafts(release: str) -> None:
         )
 
 
-@_until_changed
+@until_changed
 def _catalogue_rows(path: Path) -> dict[str, dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return {f"{r['category']}/{r['slug']}": r for r in csv.DictReader(file)}
@@ -296,7 +296,7 @@ def in_category(category: str) -> list[Technique]:
     return [t for t in techniques() if t.category == category]
 
 
-@_until_changed
+@until_changed
 def _bibliography(path: Path) -> BibliographyData:
     return parse_string(path.read_text(encoding="utf-8"), "bibtex")
 
@@ -382,14 +382,14 @@ def bibtex(key: str) -> str:
     return entries[key]
 
 
-@_until_changed
+@until_changed
 def _entries(path: Path) -> dict[str, str]:
     text = path.read_text(encoding="utf-8")
     found = re.finditer(r"^@\w+\{([^,]+),.*?^\}", text, re.M | re.S)
     return {m[1]: m[0] for m in found}
 
 
-@_until_changed
+@until_changed
 def _published(path: Path) -> dict[tuple[str, str, str], dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return {
@@ -402,7 +402,7 @@ def published(slug: str, row: str, quantity: str) -> dict[str, str] | None:
     return _published(DOCS / "evidence" / "published.csv").get((slug, row, quantity))
 
 
-@_until_changed
+@until_changed
 def _recipes(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -415,21 +415,3 @@ def recipe(slug: str, row: str, quantity: str) -> dict[str, str] | None:
         if of and fnmatchcase(row, line["rows"]):
             return line
     return None
-
-
-@_until_changed
-def _changelog(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split("\n")
-
-
-def corrections(slug: str) -> list[tuple[str, str]]:
-    """(release, what was corrected) of a page, from the lines under Corrections in CHANGELOG.md."""
-    found, release, inside = [], "", False
-    for line in _changelog(ROOT / "CHANGELOG.md"):
-        if line.startswith("## "):
-            release, inside = line[3:].strip(), False
-        elif line.startswith("### "):
-            inside = line[4:].strip() == "Corrections"
-        elif inside and line.startswith(f"- `{slug}`"):
-            found.append((release, line.removeprefix(f"- `{slug}`").lstrip(":, ")))
-    return found

@@ -273,3 +273,63 @@ def test_answers_are_folded_and_hidden_in_print(visit: New) -> None:
         page.locator(".md-header").evaluate("e => getComputedStyle(e).display")
         == "none"
     )
+
+
+def test_answers_are_printed_on_a_sheet_of_their_own(visit: New) -> None:
+    page = visit().go("attention/squeeze-and-excitation/")
+    page.emulate_media(media="print")
+    sheet = page.locator(".answers")
+    assert sheet.count() == 0
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert sheet.is_visible() and not page.locator(".exercises pre").first.is_visible()
+    assert sheet.evaluate("e => getComputedStyle(e).breakBefore") == "page"
+    assert sheet.evaluate("e => e === e.parentNode.lastElementChild")
+    assert sheet.locator("strong").all_text_contents() == ["1.", "2."]
+    for number, output in (("1.", "33312"), ("2.", "0.000 0.4923")):
+        assert output in (sheet.text_content() or "").partition(number)[2]
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert sheet.count() == 1
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert sheet.count() == 0
+
+
+@pytest.mark.parametrize("path", ["modern/resnet/", "detection/retinanet/"])
+def test_a_printed_page_ends_in_its_answers(path: str, visit: New) -> None:
+    page = visit().go(path)
+    page.evaluate(
+        "addEventListener('beforeprint', () => document.body.dataset.n = document.querySelectorAll('.answers pre').length)"
+    )
+    blocks = page.locator(".exercises details pre").count()
+    assert page.pdf()[:5] == b"%PDF-"
+    assert page.locator("body").get_attribute("data-n") == str(blocks) != "0"
+    assert page.locator(".answers").count() == 0
+
+
+def test_a_term_shows_its_meaning_to_the_keyboard_and_to_a_finger(visit: New) -> None:
+    page = visit(390).go("attention/squeeze-and-excitation/")
+    term = page.locator("a.term").first
+    says = "e => getComputedStyle(e, '::after').content"
+    assert term.evaluate(says) == "none"
+    before = page.evaluate("document.documentElement.scrollWidth")
+    page.keyboard.press("Tab")  # the focus is shown to who uses the keyboard
+    term.focus()
+    assert (term.get_attribute("aria-description") or "?") in term.evaluate(says)
+    assert page.evaluate("document.documentElement.scrollWidth") == before
+    term.evaluate("e => e.blur()")
+    touch = "e => e.dispatchEvent(new PointerEvent('click', {bubbles: true, cancelable: true, pointerType: 'touch'}))"
+    assert term.evaluate(touch) is False, "the first tap goes nowhere"
+    assert (term.get_attribute("aria-description") or "?") in term.evaluate(says)
+    page.locator("h1").click()
+    assert term.evaluate(says) == "none"
+
+
+def test_the_sign_of_an_address_is_seen_at_the_focus(visit: New) -> None:
+    page = visit().go("attention/squeeze-and-excitation/")
+    sign = page.locator("figure > a.to").first
+    page.mouse.move(0, 0)
+    assert sign.evaluate("e => getComputedStyle(e).opacity") == "0"
+    page.keyboard.press("Tab")
+    sign.focus()
+    assert sign.evaluate("e => getComputedStyle(e).opacity") == "1"
+    sign.press("Enter")
+    assert page.url.endswith("#fig-squeeze-and-excitation")

@@ -12,6 +12,7 @@ SLUG = "attention/squeeze-and-excitation"
 PAGES = (
     "index.md",
     "catalogue.md",
+    "changelog.md",
     "conventions.md",
     "references.md",
     "tags.md",

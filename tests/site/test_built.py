@@ -14,6 +14,7 @@ from lxml import html
 
 from cnn_site import ROOT, pages, snake
 from cnn_site.directives import copy_block
+from cnn_site.directives.numbers import resolve
 from cnn_site.fences import MODULES, PYTHON, page_blocks
 
 TECHNIQUES = [t for t in pages.techniques() if t.facts]
@@ -60,6 +61,9 @@ class Seen:
     cite: str
     folded: list[str]  # titles of `details` that hold no source code
     hosts: list[str]  # that the page takes a resource from
+    addressed: list[str]  # tables, figures and numbers with an id and a link to it
+    lost: list[str]  # those without
+    records: list[tuple[str, str]]  # (address, path in the record) of numbers
 
 
 @functools.cache
@@ -71,6 +75,12 @@ def seen(path: Path) -> Seen:
     linked = root.cssselect('head script[type="application/ld+json"]')
     cite = root.cssselect(".cite")
     folded = article.cssselect("details:not(.mkdocstrings-source)")
+    things = article.cssselect("table, figure, span.kind")
+    links = {
+        a.get("href").removeprefix("#")
+        for a in article.cssselect("a.to[aria-label]")
+        if not a.text_content()
+    }
     outside = "not(ancestor::div[contains(@class, 'highlight')])"
     code = "|".join(f"ancestor::{tag}" for tag in CODE)
     return Seen(
@@ -85,6 +95,16 @@ def seen(path: Path) -> Seen:
         cite=cite[0].text_content() if cite else "",
         folded=[d.text_content().strip()[:60] for d in folded],
         hosts=HOSTS.findall(own),
+        addressed=[e.get("id") for e in things if e.get("id") in links],
+        lost=[
+            html.tostring(e, encoding="unicode")[:120]
+            for e in things
+            if e.get("id") not in links
+        ],
+        records=[
+            (a.get("href"), re.split(": |, ", a.get("title"))[1])
+            for a in article.cssselect(".kind[id] > a[title]")
+        ],
     )
 
 
@@ -151,6 +171,44 @@ def test_sections_and_equations_keep_their_addresses(
 
 
 @pytest.mark.parametrize("t", TECHNIQUES, ids=lambda t: t.slug)
+def test_tables_figures_and_numbers_have_an_address(
+    t: pages.Technique, built_site: Path
+) -> None:
+    there = seen(built(built_site, t.path))
+    assert not there.lost, f"docs/{t.slug}.md: no id, or no link to it: {there.lost}"
+    assert len(there.addressed) == len(set(there.addressed))
+    assert f"fig-{t.slug.split('/')[1]}" in there.addressed or not re.search(
+        rf"\]\(\.\./figures/{t.slug}\.svg\)", t.path.read_text(encoding="utf-8")
+    )
+
+
+@pytest.mark.parametrize("t", TECHNIQUES, ids=lambda t: t.slug)
+def test_a_number_in_the_text_leads_to_its_record(
+    t: pages.Technique, built_site: Path
+) -> None:
+    page = built(built_site, t.path)
+    for address, path in seen(page).records:
+        file = (page.parent / address).resolve()
+        names = path.split(".")
+        if file.suffix == ".csv":
+            assert f",{names[1]},{names[2]}," in file.read_text(encoding="utf-8")
+            continue
+        record = json.loads(file.read_text(encoding="utf-8"))
+        result = record.get("measured", {}).get(names[0], {})
+        tables = (
+            record.get("computed", {}),
+            {
+                names[0]: {
+                    **result.get("result", {}),
+                    "arguments": result.get("arguments"),
+                }
+            },
+        )
+        table = tables[0] if names[0] in tables[0] else tables[1]
+        assert resolve(table, names) is not None, f"{address}: {path}"
+
+
+@pytest.mark.parametrize("t", TECHNIQUES, ids=lambda t: t.slug)
 def test_a_page_can_be_cited(t: pages.Technique, built_site: Path) -> None:
     there = seen(built(built_site, t.path))
     meta, cite = there.meta, there.cite
@@ -183,6 +241,22 @@ def test_the_site_has_its_files_for_machines(built_site: Path) -> None:
         assert (built_site / name).exists(), f"{name} is missing"
     for t in TECHNIQUES:
         assert (built_site / f"evidence/{t.slug}.json").exists()
+
+
+@pytest.mark.parametrize("t", TECHNIQUES, ids=lambda t: t.slug)
+def test_files_to_take_away_are_there(t: pages.Technique, built_site: Path) -> None:
+    page = built(built_site, t.path)
+    root = html.parse(str(page)).getroot()
+    files = [a.get("href") for a in root.cssselect(".files a[download]")]
+    assert [name.partition(".")[2] for name in files] == [
+        "py",
+        "ipynb",
+        "bib",
+        "ris",
+        "csl.json",
+    ]
+    for name in files:
+        assert (page.parent / name).stat().st_size > 100, name
 
 
 def test_the_search_index_leaves_the_api_out(built_site: Path) -> None:

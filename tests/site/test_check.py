@@ -205,3 +205,11 @@ def test_a_technique_without_a_page_is_told_how_to_begin() -> None:
     planned = next(t for t in pages.techniques() if not t.path.exists())
     (fault,) = check.to_do(planned.slug)["Rooms"]
     assert fault.endswith(f"is missing; python -m cnn_site.new {planned.slug}")
+
+
+def test_a_written_page_that_see_also_names_is_linked(planted: Plant) -> None:
+    t = planted("[CBAM](cbam.md) adds", "CBAM adds")
+    assert checks.see_also(t) == [], "a page that is not written is text"
+    shutil.copy(ROOT / "docs/attention/cbam.md", t.path.parent)
+    (found,) = checks.see_also(t)
+    assert re.search(r"\.md:\d+: See also names CBAM: \[CBAM\]\(cbam\.md\)", found)

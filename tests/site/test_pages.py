@@ -122,6 +122,11 @@ def test_a_page_is_found_by_other_names_and_says_how_hard_it_is(
     refuse(checks.findable(t))
 
 
+@each_technique
+def test_what_see_also_names_is_linked(t: pages.Technique) -> None:
+    refuse(checks.see_also(t))
+
+
 # --- fences ----------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from .bench import bench
 from .comparisons import differences, equivalence
 from .numbers import inline_number as inline_number
 from .numbers import numbers, recorded
+from .numbers import place as place
 from .overview import (
     about,
     cards,
@@ -34,6 +35,7 @@ from .overview import (
     skips,
     specimen,
 )
+from .repository import changelog, clone
 from .stamps import copy_block as copy_block
 from .stamps import stamp as stamp
 from .technique import cite, corrections, needs, ran, technique
@@ -43,7 +45,7 @@ DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     for f in (
         technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, processors, skips, references, order, prerequisites,
-        needs,
+        needs, clone, changelog,
     )
 }  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 import html
 import logging
+import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
 from cnn_site import CATEGORIES, glyphs, pages
+from cnn_site.anchors import Ids
 from cnn_site.pages import SiteError, Technique
 
 # A warning here fails a strict build.
@@ -45,6 +47,9 @@ class Page:
     site_url: str
     release: str
     slug: str = ""
+    repository: str = ""  # its address, as GitHub shapes those below it; empty: unknown
+    ids: Ids = field(default_factory=Ids)
+    docs: Any = None  # MkDocs' `!relative $docs_dir`: knows the build, if there is one
 
     @property
     def technique(self) -> Technique:
@@ -58,6 +63,36 @@ class Page:
     def address(self) -> str:
         """The address to cite: of the release."""
         return f"{self.site_url.rstrip('/')}/{self.release or '<release>'}/{self.slug}/"
+
+    @property
+    def tag(self) -> str:
+        """Of the repository: what this build was made of."""
+        return f"v{self.release}" if self.release else "main"
+
+    def publish(self, path: str, text: str, page: str = "") -> str:
+        """Writes a file into the site that is being built.
+
+        Args:
+            path: from the root of the site.
+            text: what it holds.
+            page: which page links it, `category/slug`; the one being rendered unless told.
+
+        Returns:
+            the address from that page; empty where no site is being built.
+        """
+        config = getattr(self.docs, "config", None)
+        if config is None:
+            return ""
+        file = Path(config.site_dir) / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8", newline="")
+        page = page or self.slug
+        here = page if config.use_directory_urls else posixpath.dirname(page)
+        return posixpath.relpath(path, here or ".")
+
+    def source(self, path: str) -> str:
+        """Where a file of the repository is read as this build had it; empty where the repository is unknown."""
+        return self.repository and f"{self.repository}/blob/{self.tag}/{path}"
 
 
 def fill(template: str, **values: Any) -> str:
@@ -76,9 +111,15 @@ def terminal(command: str, output: str) -> str:
             lines[-1] += " \\"
             lines.append("   ")
         lines[-1] += f" {part}"
-    shown = highlighted("\n".join(lines), "console")
     told = f'<div class="language-text output highlight"><pre><code>{html.escape(output)}</code></pre></div>'
-    return f'<div class="language-console highlight"><pre><code>{shown}</code></pre></div>{told}'
+    return console(lines) + told
+
+
+def console(lines: list[str]) -> str:
+    shown = highlighted("\n".join(lines), "console")
+    return (
+        f'<div class="language-console highlight"><pre><code>{shown}</code></pre></div>'
+    )
 
 
 def highlighted(text: str, language: str) -> str:

@@ -257,6 +257,16 @@ def resolve(value: Any, names: list[str]) -> Any:
     return value
 
 
+EXPRESSION = re.compile(r"\s*([\w.+-]+?)\s*(?:([/*])\s*([\d.e+-]+))?\s*(?::(.*))?")
+
+
+def place(page: Page, expression: str) -> tuple[str, str]:
+    """Whose record an inline number is of, and its path there: (`modern/resnet`, `cost.resnet50.params`)."""
+    slug, _, rest = expression.rpartition("#")
+    match = EXPRESSION.fullmatch(rest)
+    return slug.strip() or page.slug, match[1] if match else rest
+
+
 def inline_number(page: Page, expression: str) -> tuple[str, str]:
     """`cost.resnet50.params/1e6:.2f` -> ("25.56", "computed"); the first word is a table, a measured result, or `published`.
 
@@ -265,9 +275,7 @@ def inline_number(page: Page, expression: str) -> tuple[str, str]:
     slug, _, rest = expression.rpartition("#")
     if slug:
         return inline_number(Page(page.site_url, page.release, slug.strip()), rest)
-    m = re.fullmatch(
-        r"\s*([\w.+-]+?)\s*(?:([/*])\s*([\d.e+-]+))?\s*(?::(.*))?", expression
-    )
+    m = EXPRESSION.fullmatch(expression)
     if not m:
         raise SiteError(
             f"[[={expression}]]: expected path, optionally /divisor and :format"

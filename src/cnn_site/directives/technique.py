@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cnn_site import pages, snake
+from cnn_site import changes, citations, downloads, pages, reading, snake
 from cnn_site.fences import MODULES, imported
 from cnn_site.pages import SiteError
 
@@ -36,8 +36,12 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         paper=pages.short_cite(key) if key else "",
         paper_url=pages.paper_url(pages.paper(key)) if key else "",
         module=f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
-        names=public_names(MODULES / f"{snake(t.slug)}.py"),
+        public=public_names(MODULES / f"{snake(t.slug)}.py"),
+        source=page.source(f"src/cnn_techniques/{snake(t.slug)}.py"),
+        minutes=reading.minutes(t, copy_block(t)),
         builds_on=[pages.technique(s) for s in t.builds_on],
+        through=reading.through(t),
+        used_by=reading.used_by(t),
         cost=re.sub(
             r"\[\[=([^\]]+)\]\]",
             lambda m: inline_number(page, m[1])[0],
@@ -64,9 +68,26 @@ def needs(page: Page, arguments: list[str], settings: Any) -> str:
     t = page.technique
     if wrong := wrong_needs(t):
         raise SiteError("; ".join(wrong))
-    told = pages.needs(t.path)
-    vision = ["torchvision"] * ("torchvision" in imported(copy_block(t).code))
-    return fill("needs", packages=["torch", *vision, *told])
+    packages = downloads.packages(t, copy_block(t))
+    return fill("needs", packages=packages, files=_files(page))
+
+
+def _files(page: Page) -> list[tuple[str, str, str]]:
+    """(address, text, name of the file) of the copied block as a script, a notebook and, of a release, in Colab."""
+    t, block = page.technique, copy_block(page.technique)
+    name = block.title.removesuffix(".py")
+    files = []
+    for suffix, make in ((".py", downloads.script), (".ipynb", downloads.notebook)):
+        path = f"{t.slug}/{name}{suffix}"
+        address = page.publish(path, make(t, block, page.address))
+        files += [(address, name + suffix, name + suffix)] if address else []
+    host, _, own = page.repository.partition("github.com/")
+    if files and own and host == "https://" and page.release:
+        # where .ci/publish puts the site of a release
+        there = f"blob/gh-pages/{page.release}/{t.slug}/{name}.ipynb"
+        colab = f"https://colab.research.google.com/github/{own}/{there}"
+        files.append((colab, "open in Colab", ""))
+    return files
 
 
 def wrong_needs(t: pages.Technique) -> list[str]:
@@ -97,7 +118,12 @@ def ran(page: Page, arguments: list[str], settings: Any) -> str:
 
 
 def corrections(page: Page, arguments: list[str], settings: Any) -> str:
-    return fill("corrections", found=pages.corrections(page.slug))
+    return fill(
+        "corrections",
+        found=changes.corrections(page.slug),
+        anchor=changes.anchor,
+        plain=changes.plain,
+    )
 
 
 def cite(page: Page, arguments: list[str], settings: Any) -> str:
@@ -117,10 +143,21 @@ def cite(page: Page, arguments: list[str], settings: Any) -> str:
     }
     body = ",\n".join(f"  {k:<7} = {{{v}}}" for k, v in fields.items())
     mine = f"@misc{{cnn-techniques-{t.slug.split('/')[1]},\n{body}\n}}"
+    whole = "\n\n".join([mine, *map(pages.bibtex, t.keys)]) + "\n"
+    name = f"{t.slug}/{t.slug.split('/')[1]}"
+    files = [
+        (told, page.publish(name + suffix, text))
+        for told, suffix, text in (
+            ("BibTeX", ".bib", whole),
+            ("RIS", ".ris", citations.ris(whole)),
+            ("CSL-JSON", ".csl.json", citations.csl_json(whole)),
+        )
+    ]
     return fill(
         "cite",
         release=page.release,
         address=page.address,
+        files=[(told, to, to.rpartition("/")[2]) for told, to in files if to],
         page_bibtex=code("this page", mine),
         papers=[code(pages.short_cite(k), pages.bibtex(k)) for k in t.keys],
     )

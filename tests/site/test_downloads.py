@@ -1,0 +1,119 @@
+"""What a reader takes away from a page is what the page shows: the program as a file, and the references."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from cnn_site import downloads, pages
+from cnn_site.directives import Page, copy_block, render
+from cnn_site.runner import unlike
+
+TECHNIQUES = [t for t in pages.techniques() if t.facts]
+each_technique = pytest.mark.parametrize("t", TECHNIQUES, ids=lambda t: t.slug)
+ADDRESS = "https://site.example/1.2.3/a/b/"
+
+
+def filled(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.strip()]
+
+
+@each_technique
+def test_a_script_is_the_block_below_where_it_is_from(t: pages.Technique) -> None:
+    block = copy_block(t)
+    head, _, rest = downloads.script(t, block, ADDRESS).partition("\n\n")
+    assert rest == block.code
+    assert ADDRESS in head and "MIT" in head
+    assert all(line.startswith("# ") for line in head.split("\n"))
+
+
+@each_technique
+def test_a_notebook_is_valid_and_holds_the_block_in_cells(t: pages.Technique) -> None:
+    block = copy_block(t)
+    book = nbformat.reads(downloads.notebook(t, block, ADDRESS), as_version=4)
+    nbformat.validate(book)
+    about, *code = book.cells
+    assert about.cell_type == "markdown"
+    for told in (t.title, ADDRESS, "MIT licence", "Needs torch"):
+        assert told in about.source
+    assert filled("\n".join(c.source for c in code)) == filled(block.code)
+    assert len(code) >= 3, "imports, module and use are cells of their own"
+    for cell in code:
+        compile(cell.source, t.slug, "exec")
+
+
+def executed(t: pages.Technique) -> str:
+    """What the notebook prints, run from top to bottom."""
+    book = nbformat.reads(downloads.notebook(t, copy_block(t), ADDRESS), as_version=4)
+    NotebookClient(book, timeout=120, kernel_name="python3").execute()
+    outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+    return "".join(o.text for o in outputs if o.output_type == "stream")
+
+
+def test_a_notebook_prints_what_the_page_shows() -> None:
+    t = pages.technique("attention/squeeze-and-excitation")
+    assert unlike(executed(t), copy_block(t).output or "") == ""
+
+
+@pytest.mark.slow
+@each_technique
+def test_every_notebook_prints_what_its_page_shows(t: pages.Technique) -> None:
+    assert unlike(executed(t), copy_block(t).output or "") == ""
+
+
+class Build:
+    """What MkDocs' `!relative` knows of a build."""
+
+    def __init__(self, site_dir: Path, use_directory_urls: bool = True) -> None:
+        self.config = self
+        self.site_dir, self.use_directory_urls = str(site_dir), use_directory_urls
+
+
+@pytest.mark.parametrize(
+    ("directories", "beside"),
+    [(True, ""), (False, "squeeze-and-excitation/")],
+    ids=["published", "opened from a folder"],
+)
+def test_the_files_stand_where_the_page_says(
+    directories: bool, beside: str, tmp_path: Path
+) -> None:
+    slug = "attention/squeeze-and-excitation"
+    page = Page(ADDRESS, "", slug, docs=Build(tmp_path, directories))
+    here = tmp_path / slug if directories else (tmp_path / slug).parent
+    told = render(page, "needs", [], None) + render(page, "cite", [], None)
+    for name in (
+        "squeeze_and_excitation.py",
+        "squeeze_and_excitation.ipynb",
+        "squeeze-and-excitation.bib",
+        "squeeze-and-excitation.ris",
+        "squeeze-and-excitation.csl.json",
+    ):
+        assert f'href="{beside}{name}"' in told
+        assert (here / beside / name).stat().st_size > 100
+    assert "colab" not in told, "a development version stands at no address"
+
+
+def test_nothing_is_offered_where_no_site_is_built() -> None:
+    page = Page(ADDRESS, "", "attention/squeeze-and-excitation")
+    assert "download" not in render(page, "needs", [], None)
+    assert "RIS" not in render(page, "cite", [], None)
+
+
+@pytest.mark.parametrize(
+    ("release", "repository", "offered"),
+    [
+        ("1.2.3", "https://github.com/o/n", True),
+        ("1.2.3", "https://git.example/o/n", False),
+        ("1.2.3", "", False),
+        ("", "https://github.com/o/n", False),
+    ],
+)
+def test_colab_opens_the_notebook_of_the_release(
+    release: str, repository: str, offered: bool, tmp_path: Path
+) -> None:
+    slug = "attention/squeeze-and-excitation"
+    page = Page(ADDRESS, release, slug, repository=repository, docs=Build(tmp_path))
+    to = f"github/o/n/blob/gh-pages/1.2.3/{slug}/squeeze_and_excitation.ipynb"
+    assert (to in render(page, "needs", [], None)) == offered
+    assert (tmp_path / to.partition("1.2.3/")[2]).exists()
