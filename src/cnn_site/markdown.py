@@ -170,8 +170,8 @@ class PlainSpans(Postprocessor):
 class Program(Postprocessor):
     """The copied block: every line has an address, and the modules of other techniques are folded.
 
-    Checkboxes and the style sheet show what is folded, so that it works without scripts; the block is copied and printed
-    whole. What the labels say and the numbers of lines are no text of it, so neither copied nor found by the search.
+    Checkboxes and the style sheet show what is folded, so that it works without scripts; the block is copied whole.
+    What the labels say and the numbers of lines are no text of it, so neither copied nor found by the search.
     """
 
     LEAST = 8  # lines; fewer are shown
@@ -202,7 +202,8 @@ class Program(Postprocessor):
             for first, last, path in block.included(own)
             if last - first >= self.LEAST and last < len(lines)
         ]
-        lines = [_address(n) + line for n, line in enumerate(lines[:-1], 1)] + lines[-1:]
+        last_line = lines.pop()  # empty: what follows the last line break
+        lines = [_address(n) + line for n, line in enumerate(lines, 1)] + [last_line]
         for first, last, path in folds:
             lines[first] = _label(path, last - first) + lines[first]
             lines[last] = "</span>" + lines[last]

@@ -15,7 +15,6 @@ from .comparisons import difference
 from .numbers import inline_number
 from .stamps import copy_block, stamp
 
-
 # Planned techniques that the lab has already, without a page of their own.
 ELSEWHERE = {
     "training/feature-extraction": "lab/transfer.md",
@@ -26,11 +25,19 @@ ELSEWHERE = {
 }
 
 
+def _elsewhere() -> dict[str, str]:
+    return {t: page for t, page in ELSEWHERE.items() if (pages.DOCS / page).exists()}
+
+
 def catalogue(page: Page, arguments: list[str], settings: Any) -> str:
     rows = [{"t": t, "stamp": stamp(t), **_cost(t)} for t in pages.techniques()]
     counts = {c: len(pages.in_category(c)) for c in CATEGORIES}
     return fill(
-        "catalogue", rows=rows, counts=counts, written=_written(), elsewhere=ELSEWHERE
+        "catalogue",
+        rows=rows,
+        counts=counts,
+        written=_written(),
+        elsewhere=_elsewhere(),
     )
 
 
@@ -110,7 +117,7 @@ def category(page: Page, arguments: list[str], settings: Any) -> str:
             {"t": t, "stamp": stamp(t), **_cost(t)}
             for t in pages.in_category(arguments[0])
         ],
-        elsewhere=ELSEWHERE,
+        elsewhere=_elsewhere(),
     )
 
 
