@@ -204,7 +204,7 @@ class Program(Postprocessor):
         ]
         last_line = lines.pop()  # empty: what follows the last line break
         lines = [_address(n) + line for n, line in enumerate(lines, 1)] + [last_line]
-        for first, last, path in folds:
+        for first, last, path in reversed(folds):  # two may touch
             lines[first] = _label(path, last - first) + lines[first]
             lines[last] = "</span>" + lines[last]
         start = text[: head.end()]
