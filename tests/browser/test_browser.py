@@ -77,7 +77,7 @@ MISFITS = """() => {
   const over = document.documentElement.scrollWidth - width;
   if (over > 0) found.push(`the page is ${over} px wider than the window`);
   const scrolls = "pre, .scroll, svg, .md-typeset__scrollwrap, math, div.arithmatex, .chips, .jp-OutputArea, .arcs li";
-  const says = e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 50)}`;
+  const says = e => `${e.tagName}.${e.className}: ${e.textContent.trim().replace(/\\s+/g, " ").slice(0, 50)}`;
   for (const e of document.querySelectorAll("article *, .md-header__inner > *, .md-footer *"))
     if (e.getBoundingClientRect().right > width + 1 && !e.closest(scrolls))
       found.push(`ends at ${Math.round(e.getBoundingClientRect().right)}: ${says(e)}`);

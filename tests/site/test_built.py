@@ -50,6 +50,9 @@ class Seen:
     unhighlighted: int  # `pre` elements outside a highlighted block
     ids: list[str]
     displays: int  # equations on lines of their own
+    torn: list[
+        str
+    ]  # what stands right behind a formula in the text, and could go to the next line alone
     meta: dict[str, str]
     linked: list[dict[str, Any]]  # JSON-LD
     cite: str
@@ -74,6 +77,11 @@ def seen(path: Path) -> Seen:
         unhighlighted=len(article.xpath(f".//pre[{outside}]")),
         ids=article.xpath(".//@id"),
         displays=len(article.xpath(".//math[@display='block']")),
+        torn=[
+            e.tail[:9]
+            for e in article.cssselect("span.arithmatex")
+            if re.match(r"[,.;:!?)\]]", e.tail or "")
+        ],
         meta={m.get("name"): m.get("content") for m in root.cssselect("meta[name]")},
         linked=[json.loads(s.text) for s in linked],
         cite=cite[0].text_content() if cite else "",
@@ -136,6 +144,7 @@ def test_sections_and_equations_keep_their_addresses(
     assert not missing, f"docs/{t.slug}.md: the built page lacks the anchors {missing}"
     equations = [i for i in ids if i and re.fullmatch(r"eq-\d+", i)]
     assert equations == [f"eq-{n}" for n in range(1, len(equations) + 1)]
+    assert not there.torn, f"docs/{t.slug}.md: torn from a formula: {there.torn}"
     assert there.displays == len(equations), (
         f"docs/{t.slug}.md: a display equation without a number"
     )
