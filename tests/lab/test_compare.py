@@ -4,6 +4,7 @@ import io
 import json
 import math
 import shlex
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from cnn_lab import cli, compare
 from cnn_lab import train as training
 from cnn_lab.recipe import Recipe
 from cnn_lab.train import Refused, Stopped
+from cnn_site import ROOT
 
 NETWORK = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 WIDER = "ResNet(BasicBlock, (1,), width=8, small_images=True)"
@@ -216,6 +218,7 @@ def compared(command: str) -> dict[str, Any]:
     finally:
         sys.argv = kept
     folder = Path(arguments[arguments.index("--out") + 1])
+    shutil.copy(folder / "compare.svg", ROOT / "docs/lab/compare.svg")
     result = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
     table = [line for line in lines if not line.startswith("seed ")]

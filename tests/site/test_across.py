@@ -6,7 +6,7 @@ import pytest
 
 from cnn_site import pages
 from cnn_site.directives import Page, render
-from cnn_site.directives.numbers import _joined, hardware
+from cnn_site.directives.numbers import hardware
 from cnn_site.pages import SiteError
 
 HERE = Page("https://example.org/", "")
@@ -102,10 +102,3 @@ def test_the_first_published_quantity_that_a_row_has_is_shown_with_its_condition
     first, second = shown("cost", only=only, columns=columns)
     assert first[-1].endswith("weights IMAGENET1K_V1")
     assert second[-1].endswith("weights IMAGENET1K_V2")
-
-
-def test_conditions_that_differ_in_numbers_alone_are_said_once() -> None:
-    rows = [f"one crop of {n} px, ImageNet-1K" for n in (224, 240, 288)]
-    assert _joined(rows) == "one crop of 224, 240, 288 px, ImageNet-1K"
-    assert _joined([*rows, "ten crops"]) == "; ".join([*rows, "ten crops"])
-    assert _joined([rows[0], rows[0], rows[1]]) == "; ".join(rows[:2])  # whose is whose
