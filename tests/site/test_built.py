@@ -50,9 +50,7 @@ class Seen:
     unhighlighted: int  # `pre` elements outside a highlighted block
     ids: list[str]
     displays: int  # equations on lines of their own
-    torn: list[
-        str
-    ]  # what stands right behind a formula in the text, and could go to the next line alone
+    torn: list[str]  # punctuation that may leave the formula before it
     meta: dict[str, str]
     linked: list[dict[str, Any]]  # JSON-LD
     cite: str
