@@ -8,10 +8,10 @@
   function apply(cat, remember = true) {
     const words = field(cat, "q").value.toLowerCase().split(/\s+/).filter(Boolean);
     const kind = one("[name=cat]:checked", cat).value;
-    const sort = field(cat, "sort").value;
+    const sort = field(cat, "sort").value, written = field(cat, "written").checked;
     const rows = all("tbody tr", cat);
     rows.forEach((row, i) => { row.n ??= i; row.t ??= `${row.textContent} ${row.dataset.a || ""}`.toLowerCase(); });
-    rows.forEach(row => { row.hidden = !!kind && row.dataset.c !== kind || words.some(w => !row.t.includes(w)); });
+    rows.forEach(row => { row.hidden = !!kind && row.dataset.c !== kind || written && !row.cells[0].firstElementChild || words.some(w => !row.t.includes(w)); });
     const shown = rows.filter(row => !row.hidden).length;
 
     const [col, dir] = sort ? sort.split(":").map(Number) : [-1, 1];
@@ -29,7 +29,7 @@
     one(".cat-count", cat).textContent = (shown < rows.length ? `${shown} of ` : "") + `${rows.length} techniques`;
     one(".cat-none", cat).hidden = shown > 0;
     if (remember) {
-      const state = new URLSearchParams(Object.entries({ category: kind, q: words.join(" "), sort }).filter(p => p[1]));
+      const state = new URLSearchParams(Object.entries({ category: kind, q: words.join(" "), sort, written: written ? "only" : "" }).filter(p => p[1]));
       history.replaceState(history.state, "", location.pathname + location.search + (state.size ? "#" + state : ""));
     }
   }
@@ -40,6 +40,7 @@
     const state = new URLSearchParams(location.hash.slice(1));
     field(cat, "q").value = state.get("q") || "";
     field(cat, "sort").value = state.get("sort") || "";
+    field(cat, "written").checked = state.has("written");
     (all("[name=cat]", cat).find(r => r.value === state.get("category")) || field(cat, "cat")).checked = true;
     apply(cat, false);
   }
@@ -55,7 +56,7 @@
 
   function press(button, cat) {
     if (button.matches(".ask")) one("[data-md-component=search-query]").focus();
-    if ("reset" in button.dataset) { field(cat, "q").value = ""; field(cat, "cat").checked = true; apply(cat); }
+    if ("reset" in button.dataset) { field(cat, "q").value = ""; field(cat, "cat").checked = true; field(cat, "written").checked = false; apply(cat); }
     if ("sort" in button.dataset) {                      // one way, the other way, teaching order
       const select = field(cat, "sort"), col = button.dataset.sort, up = col + ":1", down = col + ":-1";
       const [first, second] = "25".includes(col) ? [down, up] : [up, down];
@@ -99,10 +100,6 @@
   on("click", "button", press);
   on("click", ".sorts thead button", sort);
   addEventListener("hashchange", restore);
-  addEventListener("resize", () => setTimeout(reachable, 300));
-  function reachable() {                                 // a long program scrolls: with the keyboard too
-    for (const code of all(".run pre > code")) if (code.scrollHeight > code.clientHeight + 1) code.tabIndex = 0;
-  }
 
   // --- to take away: terms under a finger, answers on a sheet of their own ---
   addEventListener("click", e => {                       // the first tap shows what a term means, the second goes there
@@ -135,7 +132,7 @@
   });
   addEventListener("afterprint", () => one(".answers")?.remove());
 
-  const start = () => { restore(); guess(); sortable(); setTimeout(reachable, 300); };  // after the theme, which takes tabindex away
+  const start = () => { restore(); guess(); sortable(); };
   window.document$ ? document$.subscribe(start) : start();
 })();
 

@@ -3,13 +3,17 @@
     python -m cnn_site.built FOLDER    marks a build that was just made
 
 A build takes a dozen seconds or more, and the tests and the browser look at one: whoever built it marks it, and who is
-handed it ($SITE_DIR) checks the mark.
+handed it ($SITE_DIR) checks the mark. A build that a strict MkDocs passed may still have faults that only the HTML shows, in
+notebooks above all; such a build gets no mark.
 """
 
 import hashlib
+import html
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from . import ROOT
 
@@ -20,6 +24,51 @@ LEFT_OUT = re.compile(r"/(\.|__pycache__/)")
 
 class OtherSources(ValueError):
     """A built site that was not made of the files that are here now."""
+
+
+class Faults(ValueError):
+    """A built site with links that lead nowhere, or with TeX where a reader sees it raw."""
+
+
+COMMENTS = re.compile(r"<!--.*?-->|<(script|style)\b.*?</\1>", re.S)
+LINK = re.compile(r"<(?:a|img|link|source)\b[^>]*?\s(?:href|src)=[\"']?([^\"'\s>]+)")
+ID = re.compile(r"<[^>]+?\s(?:id|name)=[\"']?([^\"'\s>]+)")
+MENU = re.compile(r"<title>.*?</title>|<nav\b.*?</nav>", re.S)
+TEX = re.compile(r"\\[a-zA-Z(\[]|\$\S")
+
+
+def faults(folder: Path) -> Iterator[str]:
+    """Links of the pages in `folder` to what is not there, and TeX in their menus and titles."""
+    texts = {
+        p: COMMENTS.sub("", p.read_text(encoding="utf-8"))
+        for p in sorted(folder.rglob("*.html"))
+    }
+    ids = {p: set(map(html.unescape, ID.findall(text))) for p, text in texts.items()}
+    for page, text in texts.items():
+        name = page.relative_to(folder)
+        for link in sorted(set(map(html.unescape, LINK.findall(text)))):
+            url = urlsplit(link)
+            if url.scheme or url.netloc or url.query:
+                continue
+            base = folder if url.path.startswith("/") else page.parent
+            if page == folder / "404.html":  # its links name the site's own path
+                continue
+            path = (base / unquote(url.path).lstrip("/")).resolve()
+            target = path / "index.html" if path.is_dir() else path
+            target = page if not url.path else target
+            if not target.exists():
+                yield f"{name}: the link {link} leads nowhere"
+            elif (place := unquote(url.fragment)) and place not in ids.get(
+                target, {place}
+            ):
+                yield f"{name}: the link {link} names no place of that page"
+        for menu in MENU.findall(text):
+            words = html.unescape(re.sub(r"<[^>]+>", " ", menu))
+            if raw := TEX.search(words):
+                near = " ".join(
+                    words[max(0, raw.start() - 20) : raw.end() + 20].split()
+                )
+                yield f"{name}: a menu or title shows TeX: {near}; write the heading without a formula"
 
 
 def sources(root: Path = ROOT) -> str:
@@ -35,7 +84,12 @@ def sources(root: Path = ROOT) -> str:
 
 
 def mark(folder: Path, root: Path = ROOT) -> None:
-    """Notes in a built folder what it was made of; call it right after the build."""
+    """Notes in a built folder what it was made of; call it right after the build.
+
+    Raises: Faults if a page links to what is not there, or shows TeX in a menu.
+    """
+    if found := list(dict.fromkeys(faults(folder))):
+        raise Faults(f"{folder}: {len(found)} faults:\n" + "\n".join(found))
     (folder / MARK).write_text(sources(root) + "\n", encoding="utf-8")
 
 
@@ -51,4 +105,7 @@ def check(folder: Path, root: Path = ROOT) -> None:
 
 
 if __name__ == "__main__":
-    mark(Path(sys.argv[1]))
+    try:
+        mark(Path(sys.argv[1]))
+    except Faults as error:
+        sys.exit(str(error))

@@ -203,10 +203,11 @@ class Unsearched(Postprocessor):
         return m[0] if flat else m[0].replace("<math", f"<math{self.SIGN}", 1)
 
 
-class Folds(Postprocessor):
-    """In the copied block, the modules of other techniques are folded: shown on request, copied and printed whole.
+class Program(Postprocessor):
+    """The copied block: every line has an address, and the modules of other techniques are folded.
 
-    A checkbox and the style sheet do it, so that it works without scripts; what the label says is no text of the block.
+    Checkboxes and the style sheet show what is folded, so that it works without scripts; the block is copied whole.
+    What the labels say and the numbers of lines are no text of it, so neither copied nor found by the search.
     """
 
     LEAST = 8  # lines; fewer are shown
@@ -232,11 +233,31 @@ class Folds(Postprocessor):
             return text
         end = text.index("</code></pre>", head.end())
         lines = text[head.end() : end].split("\n")
-        for first, last, path in reversed(block.included(own)):
-            if last - first >= self.LEAST and last < len(lines):
-                lines[first] = _label(path, last - first) + lines[first]
-                lines[last] = "</span>" + lines[last]
-        return text[: head.end()] + "\n".join(lines) + text[end:]
+        folds = [
+            (first, last, path)
+            for first, last, path in block.included(own)
+            if last - first >= self.LEAST and last < len(lines)
+        ]
+        last_line = lines.pop()  # empty: what follows the last line break
+        lines = [_address(n) + line for n, line in enumerate(lines, 1)] + [last_line]
+        for first, last, path in reversed(folds):  # two may touch
+            lines[first] = _label(path, last - first) + lines[first]
+            lines[last] = "</span>" + lines[last]
+        start = text[: head.end()]
+        if folds:
+            at = start.rindex("</span><pre")
+            start = start[:at] + _all(len(lines) - 1) + start[at:]
+        return start + "\n".join(lines) + text[end:]
+
+
+def _address(n: int) -> str:
+    """The number of a line, which is a link to it; hidden from screen readers, for which it is noise."""
+    return f'<a class="ln" id="L{n}" href="#L{n}" data-n="{n}" tabindex="-1" aria-hidden="true"></a>'
+
+
+def _all(lines: int) -> str:
+    says = f"show all {lines} lines"
+    return f'<label class="all" data-says="{says}"><input type="checkbox" aria-label="{says.capitalize()}"></label>'
 
 
 def _label(path: Path, lines: int) -> str:
@@ -308,7 +329,7 @@ class SiteExtension(Extension):
         pages.refuse_drafts(page.release)
         md.preprocessors.register(DraftIncludes(md), "cnn-draft-includes", 33)
         md.treeprocessors.register(DraftLinks(md, page), "cnn-draft-links", 7)
-        md.postprocessors.register(Folds(md, page), "cnn-folds", 20)
+        md.postprocessors.register(Program(md, page), "cnn-program", 20)
         md.treeprocessors.register(Figures(md, page), "cnn-figures", 6)
         md.treeprocessors.register(Glossary(page), "cnn-glossary", 6.5)
         # Before MkDocs' 5, which notes the ids that links may lead to.

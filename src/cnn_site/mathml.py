@@ -1,6 +1,7 @@
 """The one place that turns TeX into MathML, at build time; equations on their own line are numbered and get an id."""
 
 import html
+import re
 import xml.etree.ElementTree as ET
 
 from markdown.treeprocessors import Treeprocessor
@@ -27,3 +28,24 @@ class MathTree(Treeprocessor):
                 el.set("id", f"eq-{number}")
                 mathml += f'<a class="eqno" href="#eq-{number}" title="Link to this equation">({number})</a>'
             el.text = self.md.htmlStash.store(mathml)
+        _join(root)
+
+
+def _join(root: ET.Element) -> None:
+    """Brackets and punctuation go into the formula they touch, which the style sheet keeps on one line with them."""
+    for parent in root.iter():
+        before = None
+        for el in parent:
+            if el.tag == "span" and "arithmatex" in el.get("class", "").split():
+                text = (parent.text if before is None else before.tail) or ""
+                kept = text.rstrip("([")
+                if kept != text:
+                    el.text = text[len(kept) :] + (el.text or "")
+                    if before is None:
+                        parent.text = kept
+                    else:
+                        before.tail = kept
+                if marks := re.match(r"[,.;:!?)\]]+", el.tail or ""):
+                    el.text = (el.text or "") + marks[0]
+                    el.tail = (el.tail or "")[marks.end() :]
+            before = el

@@ -56,6 +56,7 @@ class Seen:
     ids: list[str]
     displays: int  # equations on lines of their own
     signs: set[str]  # characters in formulas
+    torn: list[str]  # punctuation that may leave the formula before it
     meta: dict[str, str]
     linked: list[dict[str, Any]]  # JSON-LD
     cite: str
@@ -90,6 +91,11 @@ def seen(path: Path) -> Seen:
         ids=article.xpath(".//@id"),
         displays=len(article.xpath(".//math[@display='block']")),
         signs={c for m in article.xpath(f".//math//*[{SIGN}]/text()") for c in m},
+        torn=[
+            e.tail[:9]
+            for e in article.cssselect("span.arithmatex")
+            if re.match(r"[,.;:!?)\]]", e.tail or "")
+        ],
         meta={m.get("name"): m.get("content") for m in root.cssselect("meta[name]")},
         linked=[json.loads(s.text) for s in linked],
         cite=cite[0].text_content() if cite else "",
@@ -162,6 +168,7 @@ def test_sections_and_equations_keep_their_addresses(
     assert not missing, f"docs/{t.slug}.md: the built page lacks the anchors {missing}"
     equations = [i for i in ids if i and re.fullmatch(r"eq-\d+", i)]
     assert equations == [f"eq-{n}" for n in range(1, len(equations) + 1)]
+    assert not there.torn, f"docs/{t.slug}.md: torn from a formula: {there.torn}"
     assert there.displays == len(equations), (
         f"docs/{t.slug}.md: a display equation without a number"
     )

@@ -48,3 +48,24 @@ def test_a_stale_build_is_refused(change: str, site: Path, sources: Path) -> Non
 def test_a_build_that_nobody_marked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(built.OtherSources, match="unmarked"):
         built.check(tmp_path)
+
+
+FAULTS = {
+    '<a href="../foundations/lenet-5.md">x</a>': "lenet-5.md leads nowhere",
+    '<img src="photo.png">': "photo.png leads nowhere",
+    '<a href="./#lost">x</a>': "#lost names no place",
+    r'<nav><a href="#x">no \(T^2\)</a></nav>': r"shows TeX: no \\\(T\^2",
+    r"<title>The factor $\alpha$</title>": r"shows TeX: The factor \$\\alpha",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_build_with_a_fault_that_a_strict_build_passes_gets_no_mark(
+    fault: str, site: Path, sources: Path
+) -> None:
+    page = site / "index.html"
+    page.write_text('<h1 id="x">x</h1><a href="./#x">x</a>', encoding="utf-8")
+    built.mark(site, sources)
+    page.write_text(f'<h1 id="x">x</h1>{fault}', encoding="utf-8")
+    with pytest.raises(built.Faults, match=FAULTS[fault]):
+        built.mark(site, sources)

@@ -21,7 +21,7 @@ overview = Figure(
         [None, None, p[6]],
         *[[c[k], m[k], p[k]] for k in (5, 4, 3)],
         [image],
-        hgap=28,
+        hgap=31,
     ),
     chain(image, c[3], c[4], c[5], ports="tb")
     + chain(m[5], m[4], m[3], label="2×")

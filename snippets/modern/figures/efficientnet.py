@@ -44,7 +44,7 @@ SIZES = [
     (56, 24, "2 blocks"),
     (28, 40, "2 blocks"),
     (14, 112, "3 + 3 blocks"),
-    (7, 1280, "4 + 1 blocks,\n1×1"),
+    (7, 1280, "4 + 1, 1×1"),
 ]
 stages = Figure(
     "efficientnet-stages",

@@ -76,7 +76,7 @@ def curves(record):
                 sum(losses) / len(losses) for losses in zip(*arm["curve"], strict=True)
             ]
             ax.plot(range(1, len(means) + 1), means, label=arm["name"])
-        ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, 2.4))
+        ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
         ax.legend()
         return plot_svg(
             fig,

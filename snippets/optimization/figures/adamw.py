@@ -30,7 +30,7 @@ def shrinking(scale: float, l2: bool) -> list[float]:
 def decay_by_scale() -> str:
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots()
-        ax.plot(shrinking(1.0, l2=False), label="AdamW, all three scales")
+        ax.plot(shrinking(1.0, l2=False), label="AdamW, any scale")
         for scale in (10.0, 3.0, 0.1):
             ax.plot(shrinking(scale, l2=True), label=f"Adam + L2, scale {scale:g}")
         ax.set(xlabel="step", ylabel="mean weight", xlim=(0, STEPS), ylim=(-0.05, 1.35))

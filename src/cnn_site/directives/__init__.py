@@ -16,6 +16,7 @@ from .base import Page as Page
 from .base import log as log
 from .bench import bench
 from .comparisons import differences, equivalence
+from .intervals import intervals
 from .numbers import inline_number as inline_number
 from .numbers import numbers, recorded
 from .numbers import place as place
@@ -45,7 +46,7 @@ DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     for f in (
         technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, processors, skips, references, order, prerequisites,
-        needs, clone, changelog,
+        needs, clone, changelog, intervals,
     )
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pygments
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
@@ -37,6 +38,15 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+def _dates(text: str) -> Markup:
+    """Escaped text whose dates are marked, so that none is broken at its hyphens."""
+    marked = re.sub(r"\b\d{4}-\d\d-\d\d\b", r"<time>\g<0></time>", str(escape(text)))
+    return Markup(marked)
+
+
+TEMPLATES.filters["dates"] = _dates
 TEMPLATES.globals |= {"glyph": glyphs.svg, "about": ABOUT, "categories": CATEGORIES}
 
 

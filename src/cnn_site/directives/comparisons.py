@@ -106,7 +106,7 @@ def _devices(record: dict[str, Any]) -> dict[str, Any] | None:
 
 def strip(items: list[tuple[str, float, float, str]], label: str) -> str:
     """Differences on a logarithmic axis, the tolerance of each as a shaded field."""
-    low, high, left, right = -17, -3, 100, 390
+    low, high, left, right = -17, -3, 124, 390
 
     def x(value: float) -> float:
         return left + (right - left) * (math.log10(max(value, 1e-17)) - low) / (

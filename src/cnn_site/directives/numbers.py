@@ -183,7 +183,6 @@ def _note(
             raise SiteError(
                 f"docs/evidence/published.csv has no {column['published']!r} of {t.slug} for {', '.join(keys)}"
             )
-        conditions = list(dict.fromkeys(r["conditions"] for r in rows))
         of: dict[str, list[dict[str, str]]] = {}
         for r in rows:
             of.setdefault(r["source"], []).append(r)
@@ -198,7 +197,11 @@ def _note(
             if (places := list(dict.fromkeys(r["place"] for r in cited)))
         ]
         return {
-            "text": " ".join(filter(None, [text, _sentence("; ".join(conditions))])),
+            "text": " ".join(
+                filter(
+                    None, [text, _sentence(_joined([r["conditions"] for r in rows]))]
+                )
+            ),
             "sources": sources,
             "record": False,
         }
@@ -238,6 +241,17 @@ def hardware(where: dict[str, Any]) -> str:
     threads = where.get("threads", 1)
     plural = "s" if threads != 1 else ""
     return f"{where['processor']}, {threads} thread{plural}, torch {where['torch'].split('+')[0]}, {where['date']}"
+
+
+def _joined(conditions: list[str]) -> str:
+    """The rows' conditions; where three or more differ in numbers alone, one, with the numbers in the order of the rows."""
+    different = list(dict.fromkeys(conditions))
+    shapes = {re.sub(r"\d+", "#", c) for c in different}
+    if len(conditions) < 3 or len(different) < len(conditions) or len(shapes) > 1:
+        return "; ".join(different)
+    columns = zip(*(re.findall(r"\d+", c) for c in conditions), strict=True)
+    numbers = iter([c[:1] if len(set(c)) == 1 else c for c in columns])
+    return re.sub(r"\d+", lambda m: ", ".join(next(numbers)), conditions[0])
 
 
 def _sentence(text: str) -> str:

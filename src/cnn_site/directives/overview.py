@@ -15,11 +15,35 @@ from .comparisons import difference
 from .numbers import inline_number
 from .stamps import copy_block, stamp
 
+# Planned techniques that the lab has already, without a page of their own.
+ELSEWHERE = {
+    "training/feature-extraction": "lab/transfer.md",
+    "training/fine-tuning": "lab/transfer.md",
+    "optimization/mixed-precision": "lab/train.md",
+    "optimization/data-parallel": "lab/many-processes.md",
+    "compression/onnx-export": "lab/evaluate-and-export.md",
+}
+
+
+def _elsewhere() -> dict[str, str]:
+    return {t: page for t, page in ELSEWHERE.items() if (pages.DOCS / page).exists()}
+
 
 def catalogue(page: Page, arguments: list[str], settings: Any) -> str:
     rows = [{"t": t, "stamp": stamp(t), **_cost(t)} for t in pages.techniques()]
-    counts = {c: sum(r["t"].category == c for r in rows) for c in CATEGORIES}
-    return fill("catalogue", rows=rows, counts=counts)
+    counts = {c: len(pages.in_category(c)) for c in CATEGORIES}
+    return fill(
+        "catalogue",
+        rows=rows,
+        counts=counts,
+        written=_written(),
+        elsewhere=_elsewhere(),
+    )
+
+
+def _written() -> dict[str, int]:
+    """How many techniques of each category have a page."""
+    return {c: sum(bool(t.facts) for t in pages.in_category(c)) for c in CATEGORIES}
 
 
 def _cost(t: Technique) -> dict[str, Any]:
@@ -37,10 +61,13 @@ def _cost(t: Technique) -> dict[str, Any]:
 
 
 def cards(page: Page, arguments: list[str], settings: Any) -> str:
-    rows = [(c, pages.in_category(c)) for c in CATEGORIES]
+    rows, written = [(c, pages.in_category(c)) for c in CATEGORIES], _written()
     return fill(
         "cards",
-        rows=[(c, len(ts), ([t for t in ts if t.facts] or ts)[:3]) for c, ts in rows],
+        rows=[
+            (c, written[c], len(ts), ([t for t in ts if t.facts] or ts)[:3])
+            for c, ts in rows
+        ],
     )
 
 
@@ -90,15 +117,19 @@ def category(page: Page, arguments: list[str], settings: Any) -> str:
             {"t": t, "stamp": stamp(t), **_cost(t)}
             for t in pages.in_category(arguments[0])
         ],
+        elsewhere=_elsewhere(),
     )
 
 
 def latest(page: Page, arguments: list[str], settings: Any) -> str:
-    rows = [(stamp(t), t) for t in pages.techniques() if t.facts]
-    rows = sorted(
-        (r for r in rows if r[0].state == "ok"), key=lambda r: r[0].date, reverse=True
-    )
-    return fill("latest", rows=rows[:6])
+    """The page of each category that was verified last."""
+    found = []
+    for c in CATEGORIES:
+        there = [(stamp(t), t) for t in pages.in_category(c) if t.facts]
+        there = [row for row in there if row[0].state == "ok"]
+        found += [max(there, key=lambda row: row[0].date)] if there else []
+    found.sort(key=lambda row: row[0].date, reverse=True)
+    return fill("latest", rows=found)
 
 
 def counts(page: Page, arguments: list[str], settings: Any) -> str:

@@ -1,0 +1,10 @@
+"""Notes under tables of numbers say their conditions once."""
+
+from cnn_site.directives.numbers import _joined
+
+
+def test_conditions_that_differ_in_numbers_alone_are_said_once() -> None:
+    rows = [f"one crop of {n} px, ImageNet-1K" for n in (224, 240, 288)]
+    assert _joined(rows) == "one crop of 224, 240, 288 px, ImageNet-1K"
+    assert _joined([*rows, "ten crops"]) == "; ".join([*rows, "ten crops"])
+    assert _joined([rows[0], rows[0], rows[1]]) == "; ".join(rows[:2])  # whose is whose
