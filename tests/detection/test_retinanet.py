@@ -39,7 +39,6 @@ from cnn_techniques.detection import (
 from cnn_techniques.evaluation.model_cost import model_cost
 from cnn_techniques.modern import BasicBlock, ResNet, resnet50, resnet101
 
-
 STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
 
 
@@ -198,7 +197,9 @@ def test_cells_lie_a_stride_apart_on_any_image(height: int, width: int) -> None:
 def test_a_box_at_the_far_edge_gets_as_many_anchors_as_on_the_padded_image() -> None:
     box = torch.tensor([[1290.0, 16.0, 1322.0, 48.0]])
     found = [
-        int((match_anchors(box, torch.cat(anchors_of(levels_of(64, width)))) >= 0).sum())
+        int(
+            (match_anchors(box, torch.cat(anchors_of(levels_of(64, width)))) >= 0).sum()
+        )
         for width in (1333, 1344)
     ]
     assert found[0] == found[1] > 10
