@@ -277,6 +277,7 @@ def test_a_bilinear_layer_costs_its_two_products(device: str) -> None:
         (lambda: nn.LayerNorm((3, 10)), torch.zeros(5, 3, 10)),
         (lambda: nn.RMSNorm((3, 10)), torch.zeros(5, 3, 10)),
         (lambda: nn.PReLU(3), torch.zeros(5, 3, 10)),
+        (lambda: nn.GroupNorm(3, 6), torch.zeros(5, 6, 2, 2)),
         (lambda: nn.BatchNorm2d(3), torch.zeros(5, 3, 2, 2)),
     ],
 )
@@ -297,6 +298,22 @@ def test_parts_of_a_transformer_need_no_warning() -> None:
         attention, feed_forward = 2 * (15 * 16 * 16 * 4 + 3 * 5 * 5 * 32), 15 * 16 * 64
         assert model_cost(decoder, x, x).macs == attention + feed_forward
         assert model_cost(normed, x).macs == 15 * 16 * 4
+
+
+class StandardisedConv(nn.Conv2d):
+    """Its weight goes through a batch norm, as in networks without norms (timm's nfnet)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, gain = self.weight.flatten(1)[None], torch.ones(len(self.weight))
+        weight = F.batch_norm(rows, None, None, gain.to(rows), training=True)
+        return F.conv2d(x, weight.view_as(self.weight))
+
+
+def test_a_norm_of_a_weight_is_free() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cost = model_cost(StandardisedConv(3, 4, 3), torch.zeros(1, 3, 5, 6))
+    assert cost.macs == 4 * 27 * 3 * 4
 
 
 class Distances(nn.Module):

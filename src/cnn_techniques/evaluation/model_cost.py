@@ -71,8 +71,6 @@ _MODEL_COST_MACS: dict[str, Callable[..., int]] = {
 }
 # Layers of an LSTM or GRU in one kernel; the other devices do their products one by one.
 _MODEL_COST_RECURRENT = ("aten.mkldnn_rnn_layer", "aten._cudnn_rnn", "aten.miopen_rnn")
-# They read weights of several dimensions, and multiply no matrices.
-_MODEL_COST_FREE = ("aten.cat", "aten.native_layer_norm", "aten._fused_rms_norm")
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,8 @@ class _ModelCostCounter(TorchDispatchMode):
     def may_multiply(self, func: Any, operation: str, given: list[Any]) -> bool:
         """Whether weights meet other numbers in an operation that nothing is known of."""
         tags = {torch.Tag.pointwise, torch.Tag.reduction} & set(func.tags)
-        if func.is_view or tags or operation in _MODEL_COST_FREE:
-            return False
+        if func.is_view or tags or operation == "aten.cat" or "norm" in operation:
+            return False  # no product of matrices
         numbers = [t for t in given if isinstance(t, Tensor) and t.is_floating_point()]
         read = [t.untyped_storage()._cdata in self.weights for t in numbers]
         packed = any(isinstance(t, torch.ScriptObject) for t in given)  # quantised
