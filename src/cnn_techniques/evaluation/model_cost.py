@@ -47,7 +47,7 @@ def _attention_macs(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options: Any)
 
 
 def _bilinear_macs(out: Tensor, x: Tensor, weight: Tensor, *options: Any) -> int:
-    # For each output x W, a row of I by I x J, and then its product with the other input.
+    # For each output x W, I by I x J, and then its product with the other input, J.
     return out.numel() * (weight.shape[1] + 1) * weight.shape[2]
 
 
@@ -69,7 +69,7 @@ _MODEL_COST_MACS: dict[str, Callable[..., int]] = {
     "aten._scaled_dot_product_efficient_attention": _attention_macs,
     "aten._scaled_dot_product_cudnn_attention": _attention_macs,
 }
-# Layers of an LSTM or GRU in one kernel; the other devices do their products one by one.
+# Layers of an LSTM or GRU in one kernel; other devices do their products one by one.
 _MODEL_COST_RECURRENT = ("aten.mkldnn_rnn_layer", "aten._cudnn_rnn", "aten.miopen_rnn")
 
 
@@ -104,7 +104,7 @@ class _ModelCostCounter(TorchDispatchMode):
         self.macs = {name: 0 for name, _ in module.named_modules()}
         self.activations = dict(self.macs)
         self.saved = dict(self.macs)
-        self.unknown: dict[str, str] = {}  # operation: the layer that called it first
+        self.unknown: dict[str, str] = {}  # operation: its first layer
         self.weights = {t.untyped_storage()._cdata for t in kept if t.ndim > 1}
         # Storages, not addresses: one that was given back could be used again.
         self.seen = {t.untyped_storage()._cdata: t.untyped_storage() for t in kept}
