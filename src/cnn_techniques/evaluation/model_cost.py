@@ -134,7 +134,7 @@ class _ModelCostCounter(TorchDispatchMode):
         return out
 
     def may_multiply(self, func: Any, operation: str, given: list[Any]) -> bool:
-        """Whether weights meet other numbers in an operation that nothing is known of."""
+        """Whether weights meet other numbers in an operation without a rule."""
         tags = {torch.Tag.pointwise, torch.Tag.reduction} & set(func.tags)
         if func.is_view or tags or operation == "aten.cat" or "norm" in operation:
             return False  # no product of matrices
