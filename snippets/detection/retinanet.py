@@ -26,9 +26,8 @@ torch.manual_seed(0)
 body = ResNet(BasicBlock, (1, 1, 1, 1), width=8, in_channels=1)
 pyramid = FeaturePyramidNetwork([16, 32, 64], 16)  # P3, P4, P5
 backbone = RetinaNetBackbone(body, pyramid)
-detector = RetinaNet(
-    backbone, 16, num_classes=2, anchor_sizes=(12, 20, 32), tower_std=0.12
-)
+sizes, strides = (12, 20, 32), (8, 16, 32)  # of each level, in pixels
+detector = RetinaNet(backbone, 16, 2, sizes, strides, tower_std=0.12)
 
 image = torch.zeros(1, 1, 64, 96)
 image[..., 10:30, 12:32] = 1.0  # a bright square, class 0

@@ -108,6 +108,51 @@ def test_the_soft_part_is_torchs_divergence_summed_over_classes(evidence) -> Non
     )
 
 
+def test_a_class_that_the_teacher_excludes_adds_nothing() -> None:
+    """0 * log 0 is 0: the loss is that with a logit so low that its probability is 0."""
+    torch.manual_seed(0)
+    z, v = logits()
+    for low, masked in ((v, [1]), (v, [0, 3])):
+        excluded, nearly = low.clone(), low.clone()
+        excluded[:, masked], nearly[:, masked] = -math.inf, -1e5
+        for alpha in (0.0, 0.5, 1.0):
+            found = distillation_loss(z, excluded, LABELS, 2.0, alpha)
+            expected = distillation_loss(z, nearly, LABELS, 2.0, alpha)
+            assert found.isfinite()
+            torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
+            slope = gradient(z, excluded, 2.0, alpha)
+            torch.testing.assert_close(slope, gradient(z, nearly, 2.0, alpha))
+
+
+def test_a_class_that_both_exclude_adds_nothing_and_one_that_only_the_student_does_is_infinite() -> (
+    None
+):
+    torch.manual_seed(0)
+    z, v = logits()
+    kept = [0, 1, 2, 4]
+    z[:, 3] = -math.inf
+    labels = torch.tensor([0, 1, 2, 0, 2, 1])
+    assert distillation_loss(z, v, labels, 2.0, 1.0) == math.inf
+    v[:, 3] = -math.inf
+    found = distillation_loss(z, v, labels, 2.0, 0.7)
+    expected = distillation_loss(z[:, kept], v[:, kept], labels, 2.0, 0.7)
+    torch.testing.assert_close(found, expected)
+    leaf = z.clone().requires_grad_()
+    distillation_loss(leaf, v, labels, 2.0, 0.7).backward()
+    assert leaf.grad is not None
+    assert leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16]
+)
+def test_labels_are_integers_of_any_width(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    z, v = logits()
+    found = distillation_loss(z, v, LABELS.to(dtype), 2.0, 0.5)
+    assert torch.equal(found, distillation_loss(z, v, LABELS, 2.0, 0.5))
+
+
 def test_the_gradient_is_equation_2_times_t_squared() -> None:
     torch.manual_seed(0)
     z, v = logits()

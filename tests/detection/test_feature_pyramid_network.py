@@ -237,8 +237,8 @@ class Detector(nn.Module):
         backbone = RetinaNetBackbone(
             body, pyramid if top_down else WithoutTopDown(pyramid)
         )
-        std = (2 / (9 * 32)) ** 0.5
-        self.network = RetinaNet(backbone, 32, 10, (14, 22, 34), std)
+        sizes, strides, std = (14, 22, 34), (8, 16, 32), (2 / (9 * 32)) ** 0.5
+        self.network = RetinaNet(backbone, 32, 10, sizes, strides, std)
 
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
         return retinanet_detections(self.network(images), limit=100)

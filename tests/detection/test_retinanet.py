@@ -39,14 +39,16 @@ from cnn_techniques.detection import (
 from cnn_techniques.evaluation.model_cost import model_cost
 from cnn_techniques.modern import BasicBlock, ResNet, resnet50, resnet101
 
+STRIDES = (8, 16, 32, 64, 128)  # of P3 to P7
+
 
 def narrow(num_classes: int = 10) -> RetinaNet:
     """ResNet-10 of width 16, P3 to P5 of 32 channels: what the recorded run trains."""
     body = ResNet(BasicBlock, (1, 1, 1, 1), width=16, in_channels=1)
     pyramid = FeaturePyramidNetwork([32, 64, 128], 32)
     backbone = RetinaNetBackbone(body, pyramid)
-    sizes, std = (14, 22, 34), (2 / (9 * 32)) ** 0.5
-    return RetinaNet(backbone, 32, num_classes, anchor_sizes=sizes, tower_std=std)
+    sizes, strides, std = (14, 22, 34), (8, 16, 32), (2 / (9 * 32)) ** 0.5
+    return RetinaNet(backbone, 32, num_classes, sizes, strides, std)
 
 
 def boxes(count: int, size: float = 96.0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -58,9 +60,10 @@ def boxes(count: int, size: float = 96.0, dtype: torch.dtype = torch.float64) ->
 
 def answer(num_classes: int = 5, images: int = 2) -> RetinaNetOutput:
     """An output drawn at random, as from a network whose scores reach from 0.01 to 0.9."""
-    grids = {(8, 12): 32.0, (4, 6): 64.0, (2, 3): 128.0}
+    grids = {(8, 12): 8, (4, 6): 16, (2, 3): 32}
     anchors = [
-        retinanet_anchors(grid, (64, 96), size).double() for grid, size in grids.items()
+        retinanet_anchors(grid, stride, 4 * stride).double()
+        for grid, stride in grids.items()
     ]
     total = sum(len(a) for a in anchors)
     return RetinaNetOutput(
@@ -113,7 +116,7 @@ def test_focal_loss_equals_torchvisions(evidence) -> None:
     logits = torch.randn(64, 9, dtype=torch.float64, requires_grad=True)
     wanted = (torch.rand(64, 9) > 0.7).double()
     pairs, slopes = {}, {}
-    for alpha, gamma in [(0.25, 2.0), (0.5, 0.0), (0.75, 5.0)]:
+    for alpha, gamma in [(0.25, 2.0), (0.5, 0.0), (0.75, 5.0), (0.25, 0.5)]:
         ours = sigmoid_focal_loss(logits, wanted, alpha, gamma)
         reference = torchvision_focal_loss(logits, wanted, alpha, gamma)
         name = f"alpha {alpha}, gamma {gamma}"
@@ -127,17 +130,24 @@ def test_focal_loss_equals_torchvisions(evidence) -> None:
     )
 
 
+def levels_of(height: int, width: int) -> list[Tensor]:
+    """P3 to P7 of an image, with sizes rounded up."""
+    return [torch.zeros(1, 4, -(-height // s), -(-width // s)) for s in STRIDES]
+
+
+def torchvision_anchors(height: int, width: int) -> list[Tensor]:
+    levels = levels_of(height, width)
+    image = ImageList(torch.zeros(1, 3, height, width), [(height, width)])
+    anchors = _default_anchorgen()(image, levels)[0]
+    return list(anchors.split([9 * level[0, 0].numel() for level in levels]))
+
+
 def test_anchors_equal_torchvisions(evidence) -> None:
-    image = torch.zeros(1, 3, 320, 448)
-    levels = [torch.zeros(1, 4, -(-320 // 2**k), -(-448 // 2**k)) for k in range(3, 8)]
-    expected = _default_anchorgen()(ImageList(image, [(320, 448)]), levels)[0]
-    anchors = [
-        retinanet_anchors((level.shape[2], level.shape[3]), (320, 448), 32 * 2**k)
-        for k, level in enumerate(levels)
-    ]
+    height, width = 256, 384  # multiples of all strides
+    anchors = torch.cat(anchors_of(levels_of(height, width)))
     comparison = difference(
-        {"anchors": (torch.cat(anchors), expected)},
-        shape=[320, 448],
+        {"anchors": (anchors, torch.cat(torchvision_anchors(height, width)))},
+        shape=[height, width],
         modes=["P3 to P7"],
     )
     evidence.equivalent(
@@ -147,12 +157,73 @@ def test_anchors_equal_torchvisions(evidence) -> None:
     )
 
 
+@pytest.mark.parametrize("side", [320, 448, 800, 1344])
+def test_on_sides_as_torchvision_pads_them_its_steps_on_p6_and_p7_are_not_the_stride(
+    side: int,
+) -> None:
+    """Padded to multiples of 32: from P3 to P5 all is equal; beyond, its step is rounded down."""
+    assert side % 32 == 0
+    levels = levels_of(side, side)
+    ours, expected = anchors_of(levels), torchvision_anchors(side, side)
+    for stride, level, a, b in zip(STRIDES, levels, ours, expected, strict=True):
+        step = side // level.shape[2]  # as torchvision divides
+        assert torch.equal(a, b) == (step == stride)
+        assert step == stride or stride > 32
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(64, 96), (65, 127), (57, 248), (63, 257), (31, 333), (9, 5)]
+)
+def test_cells_lie_a_stride_apart_on_any_image(height: int, width: int) -> None:
+    """Whatever is left over at the edges (keras-retinanet, issue 342)."""
+    body = ResNet(BasicBlock, (1, 1, 1, 1), width=2)
+    fpn = FeaturePyramidNetwork([4, 8, 16], 4, FeaturePyramidP6P7(4, 4))
+    network = RetinaNet(RetinaNetBackbone(body, fpn), 4, 2).eval()
+    with torch.no_grad():
+        output = network(torch.zeros(1, 3, height, width))
+    for stride, anchors in zip(
+        STRIDES, output.anchors.split(output.level_sizes), strict=True
+    ):
+        rows, columns = -(-height // stride), -(-width // stride)
+        grid = anchors.view(rows, columns, 9, 4)
+        centres = (grid[..., :2] + grid[..., 2:]) / 2
+        middle = centres.mean(dim=2)  # of the nine of a cell
+        torch.testing.assert_close(middle[0, 0], centres[0, 0].mean(dim=0))
+        x, y = torch.arange(columns) * stride, torch.arange(rows) * stride
+        expected = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+        torch.testing.assert_close(middle - middle[0, 0], expected.float())
+
+
+def test_a_box_at_the_far_edge_gets_as_many_anchors_as_on_the_padded_image() -> None:
+    box = torch.tensor([[1290.0, 16.0, 1322.0, 48.0]])
+    found = [
+        int(
+            (match_anchors(box, torch.cat(anchors_of(levels_of(64, width)))) >= 0).sum()
+        )
+        for width in (1333, 1344)
+    ]
+    assert found[0] == found[1] > 10
+
+
+@pytest.mark.parametrize("small_images", [False, True])
+def test_levels_of_other_strides_are_refused(small_images: bool) -> None:
+    body = ResNet(BasicBlock, (1, 1, 1, 1), width=2, small_images=small_images)
+    backbone = RetinaNetBackbone(body, FeaturePyramidNetwork([4, 8, 16], 4))
+    right, wrong = ((2, 4, 8), (8, 16, 32))[:: 1 if small_images else -1]
+    sizes = (12, 20, 32)
+    RetinaNet(backbone, 4, 2, sizes, right)(torch.randn(2, 3, 37, 50))
+    with pytest.raises(ValueError, match=f"a cell every {wrong[0]} of"):
+        RetinaNet(backbone, 4, 2, sizes, wrong)(torch.randn(2, 3, 37, 50))
+    with pytest.raises(ValueError, match="expected a stride for each anchor size"):
+        RetinaNet(backbone, 4, 2, sizes)
+
+
 def test_box_code_and_matches_equal_torchvisions(evidence) -> None:
     coder, matcher = (
         theirs.BoxCoder((1.0, 1.0, 1.0, 1.0)),
         theirs.Matcher(0.5, 0.4, True),
     )
-    anchors = retinanet_anchors((12, 12), (96, 96), 12).double()
+    anchors = retinanet_anchors((12, 12), 8, 12).double()
     objects, chosen = boxes(40), anchors[torch.randint(len(anchors), (40,))]
     offsets = 3 * torch.randn(
         40, 4, dtype=torch.float64
@@ -308,7 +379,7 @@ def test_retinanet_resnet50_fpn_finds_the_same_boxes_as_torchvision_in_the_same_
     reference.transform.train()._skip_resize = True  # in training mode it may
     ours = retinanet_resnet50_fpn().eval()
     ours.load_state_dict(reference.state_dict())
-    images = torch.rand(2, 3, 128, 192)
+    images = torch.rand(2, 3, 128, 256)  # on multiples of 128 all anchors are equal
     with torch.no_grad():
         expected = reference(list(images))
         found = retinanet_detections(ours(images), score_threshold=0.0105)
@@ -416,12 +487,48 @@ class Each(nn.Module):
 
 def anchors_of(levels: list[Tensor]) -> list[Tensor]:
     return [
-        retinanet_anchors((p.shape[2], p.shape[3]), (800, 800), 32 * 2**k)
-        for k, p in enumerate(levels)
+        retinanet_anchors((p.shape[2], p.shape[3]), stride, 4 * stride)
+        for p, stride in zip(levels, STRIDES, strict=True)
     ]
 
 
 # ---------------------------------------------------------------- laws
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 5.0])
+def test_focal_loss_of_sure_logits_has_the_slope_of_the_formula(gamma: float) -> None:
+    """(1 - p)^gamma has an infinite slope where p rounds to 1 (kornia 918, optax 1267)."""
+    z = torch.tensor([0.0, 3.0, 12.0, 20.0, 40.0, 100.0, 500.0])
+    z = torch.cat([z, -z]).requires_grad_()
+    wanted = torch.ones_like(z)
+    for logits, targets in ((z, wanted), (-z, 1 - wanted)):
+        loss = sigmoid_focal_loss(logits, targets, 0.5, gamma)
+        (slope,) = torch.autograd.grad(loss.sum(), z)
+        exact = z.detach().double().requires_grad_()
+        log_p, log_rest = F.logsigmoid(exact), F.logsigmoid(-exact)
+        expected = -0.5 * (gamma * log_rest).exp() * log_p  # no difference is taken
+        (right,) = torch.autograd.grad(expected.sum(), exact)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(slope.double(), right, rtol=1e-5, atol=1e-6)
+
+
+def test_focal_loss_of_soft_targets_is_finite_too() -> None:
+    z = torch.linspace(-200, 200, 41).requires_grad_()
+    for target in (1e-9, 1e-8, 0.3, 1 - 1e-7):
+        loss = sigmoid_focal_loss(z, torch.full_like(z, target), gamma=0.5)
+        (slope,) = torch.autograd.grad(loss.sum(), z)
+        assert loss.isfinite().all()
+        assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16]
+)
+def test_labels_are_integers_of_any_width(dtype: torch.dtype) -> None:
+    output, wanted = answer(images=1), targets(3)
+    narrower = [{**t, "labels": t["labels"].to(dtype)} for t in wanted]
+    expected, found = retinanet_loss(output, wanted), retinanet_loss(output, narrower)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_focal_loss_is_weighted_cross_entropy_when_gamma_is_zero() -> None:
@@ -481,7 +588,7 @@ def test_detections_are_sorted_and_inside_the_image() -> None:
 
 
 def test_every_object_has_an_anchor_and_one_outside_the_image_takes_none() -> None:
-    anchors = retinanet_anchors((8, 8), (64, 64), 12).double()
+    anchors = retinanet_anchors((8, 8), 8, 12).double()
     tiny = torch.tensor(
         [[31.0, 31.0, 33.0, 33.0], [0.0, 0.0, 64.0, 64.0]], dtype=torch.float64
     )

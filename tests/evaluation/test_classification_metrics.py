@@ -275,6 +275,18 @@ def test_small_integers_do_not_overflow() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16]
+)
+def test_labels_are_integers_of_any_width(dtype: torch.dtype) -> None:
+    predictions, targets = torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 2])
+    expected = confusion_matrix(predictions, targets, 3)
+    given = predictions.to(dtype), targets.to(dtype)
+    assert confusion_matrix(*given, 3).equal(expected)
+    with pytest.raises(ValueError, match="from 0 to 1, got 0 to 2"):
+        confusion_matrix(*given, 2)
+
+
 ONES = torch.ones(3, dtype=torch.int64)
 
 

@@ -3,6 +3,7 @@
 import copy
 import statistics
 import time
+import warnings
 from typing import Any
 
 import pytest
@@ -202,6 +203,164 @@ def test_the_fused_encoder_hides_nothing() -> None:
     )  # projections, products, two linear layers
     assert model_cost(encoder, torch.randn(1, 7, 16)).macs == macs
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def recurrent_macs(layer: nn.RNNBase, places: int) -> int:
+    """Each matrix once at each place of each sequence."""
+    return places * sum(w.numel() for w in layer.parameters() if w.ndim == 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_layers": 2}, {"num_layers": 2, "bidirectional": True}, {"bias": False}],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_cost_the_same_in_one_kernel_and_step_by_step(
+    kind: type[nn.RNNBase], options: dict[str, Any], device: str
+) -> None:
+    """fvcore 98, tnt 624: one kernel of the CPU does a whole LSTM."""
+    layer = kind(10, 20, **options, device=device)
+    x = torch.zeros(5, 3, 10, device=device)
+    cost = model_cost(layer, x)
+    assert cost.macs == recurrent_macs(layer, 15)
+    gates = [w.shape[0] for w in layer.parameters() if w.ndim == 2]
+    assert cost.activations == 15 * sum(gates)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_cells_and_an_lstm_with_projection_cost_their_matrices(device: str) -> None:
+    x = torch.zeros(5, 3, 10, device=device)
+    for cell in (nn.LSTMCell, nn.GRUCell, nn.RNNCell):
+        layer = cell(10, 20, device=device)
+        assert model_cost(layer, x[0]).macs == recurrent_macs(layer, 3)
+    projected = nn.LSTM(10, 20, proj_size=7, device=device)
+    with warnings.catch_warnings():  # torch's own: the CPU has no kernel for it
+        warnings.filterwarnings("ignore", "LSTM with projections is not supported")
+        assert model_cost(projected, x).macs == recurrent_macs(projected, 15)
+
+
+class GraphicsCardLSTM(nn.LSTM):
+    """Calls cuDNN's kernel as torch does on a GPU; on the meta device it gives shapes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = x.new_zeros(self.num_layers, x.shape[1], self.hidden_size)
+        return torch.ops.aten._cudnn_rnn(
+            *(x, list(self._flat_weights), 4, None, start, start.clone()),
+            *(2, self.hidden_size, 0, self.num_layers),  # mode 2: LSTM
+            *(False, 0.0, True, False, [], None),
+        )[0]
+
+
+def test_cudnns_kernel_costs_what_the_steps_cost() -> None:
+    layer = GraphicsCardLSTM(10, 20, num_layers=2, device="meta")
+    x = torch.zeros(5, 3, 10, device="meta")
+    steps = nn.LSTM(10, 20, num_layers=2, device="meta")
+    one, other = model_cost(layer, x), model_cost(steps, x)
+    assert (one.macs, one.activations) == (other.macs, other.activations)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_bilinear_layer_costs_its_two_products(device: str) -> None:
+    layer = nn.Bilinear(4, 5, 6, device=device)
+    x, y = torch.zeros(2, 4, device=device), torch.zeros(2, 5, device=device)
+    assert model_cost(layer, x, y).macs == 2 * 6 * (4 * 5 + 5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (lambda: nn.Embedding(10, 4), torch.zeros(2, 3, dtype=torch.int64)),
+        (lambda: nn.EmbeddingBag(10, 4), torch.zeros(2, 3, dtype=torch.int64)),
+        (lambda: nn.LayerNorm((3, 10)), torch.zeros(5, 3, 10)),
+        (lambda: nn.RMSNorm((3, 10)), torch.zeros(5, 3, 10)),
+        (lambda: nn.PReLU(3), torch.zeros(5, 3, 10)),
+        (lambda: nn.GroupNorm(3, 6), torch.zeros(5, 6, 2, 2)),
+        (lambda: nn.BatchNorm2d(3), torch.zeros(5, 3, 2, 2)),
+    ],
+)
+def test_look_ups_and_norms_are_free_and_need_no_warning(
+    layer: Any, x: Tensor, device: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model_cost(layer().to(device), x.to(device)).macs == 0
+
+
+def test_parts_of_a_transformer_need_no_warning() -> None:
+    x = torch.zeros(5, 3, 16)
+    decoder = nn.TransformerDecoderLayer(16, 2, 32)
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(16, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attention, feed_forward = 2 * (15 * 16 * 16 * 4 + 3 * 5 * 5 * 32), 15 * 16 * 64
+        assert model_cost(decoder, x, x).macs == attention + feed_forward
+        assert model_cost(normed, x).macs == 15 * 16 * 4
+
+
+class StandardisedConv(nn.Conv2d):
+    """Its weight goes through a batch norm, as in networks without norms (timm's nfnet)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, gain = self.weight.flatten(1)[None], torch.ones(len(self.weight))
+        weight = F.batch_norm(rows, None, None, gain.to(rows), training=True)
+        return F.conv2d(x, weight.view_as(self.weight))
+
+
+def test_a_norm_of_a_weight_is_free() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cost = model_cost(StandardisedConv(3, 4, 3), torch.zeros(1, 3, 5, 6))
+    assert cost.macs == 4 * 27 * 3 * 4
+
+
+class Distances(nn.Module):
+    """To rows of a weight, by an operation that the counter has no rule for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(7, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(x, self.centres, compute_mode=FORMULA)
+
+
+FORMULA = "donot_use_mm_for_euclid_dist"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_operation_with_weights_that_has_no_rule_is_named(device: str) -> None:
+    network = nn.Sequential(nn.Linear(6, 10), Distances()).to(device)
+    with pytest.warns(UserWarning, match=r"aten\._cdist_forward \(in '1'\)"):
+        assert model_cost(network, torch.zeros(3, 6, device=device)).macs == 3 * 60
+
+
+class NestedAttention(nn.Module):
+    """Without weights, and by a kernel for sequences of several lengths."""
+
+    def forward(self, q: Tensor) -> Tensor:
+        starts = torch.tensor([0, 2, 5], dtype=torch.int32, device="meta")
+        return torch.ops.aten._flash_attention_forward(
+            q, q, q, starts, starts, 3, 3, 0.0, False, False
+        )[0]
+
+
+def test_a_kernel_of_attention_that_has_no_rule_is_named() -> None:
+    q = torch.empty(5, 2, 8, dtype=torch.float16, device="meta")
+    with pytest.warns(UserWarning, match=r"aten\._flash_attention_forward"):
+        model_cost(NestedAttention(), q)
+
+
+def test_quantised_weights_are_named() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # torch's own: it leaves these to another package
+        layer = torch.ao.nn.quantized.dynamic.Linear(10, 4)
+    with pytest.warns(UserWarning, match=r"quantized\.linear_dynamic"):
+        model_cost(layer, torch.zeros(3, 10))
 
 
 class Deformable(nn.Module):

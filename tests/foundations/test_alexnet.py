@@ -271,6 +271,7 @@ def test_63_pixels_are_the_smallest_image_and_any_larger_one_gives_6_by_6_maps()
         (partial(AlexNet, in_channels=0), "in_channels=0"),
         (partial(AlexNet, layers=[]), "0 layers"),
         (partial(ResponseNorm, 4), "odd number of neighbours, got size=4"),
+        (partial(ResponseNorm, k=0.0), "a k above 0, got k=0.0"),
         (lambda: net()(torch.empty(2, 1, 64, 64)), r"\(N, 3, H, W\).*\(2, 1, 64, 64\)"),
         (lambda: net()(torch.empty(2, 3, 62, 64)), r"63 or more, got \(2, 3, 62, 64\)"),
         (lambda: net()(torch.empty(2, 3, 64, 62)), r"63 or more, got \(2, 3, 64, 62\)"),

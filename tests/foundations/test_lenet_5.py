@@ -294,6 +294,17 @@ def test_the_loss_refuses_what_is_not_penalties() -> None:
         lenet5_map_loss(torch.rand(10), torch.tensor([1]))
     with pytest.raises(ValueError, match="rubbish=-1"):
         lenet5_map_loss(torch.rand(2, 10), torch.tensor([1, 2]), rubbish=-1.0)
+    with pytest.raises(ValueError, match=r"integer targets.*torch\.float32"):
+        lenet5_map_loss(torch.rand(2, 10), torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16]
+)
+def test_the_loss_takes_integers_of_any_width(dtype: torch.dtype) -> None:
+    y, targets = torch.rand(2, 10), torch.tensor([1, 9])
+    expected = lenet5_map_loss(y, targets)
+    assert torch.equal(lenet5_map_loss(y, targets.to(dtype)), expected)
 
 
 # --- the digits, learnt --------------------------------------------------------------

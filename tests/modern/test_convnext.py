@@ -253,6 +253,7 @@ def test_it_takes_32_pixels_and_refuses_31() -> None:
         (partial(ConvNeXt, (1,), (8,), num_classes=0), "num_classes=0"),
         (partial(ConvNeXt, (1,), (8,), in_channels=0), "in_channels=0"),
         (partial(ConvNeXt, (1,), (8,), drop_path=1.0), "drop_path=1.0"),
+        (partial(CNBlock, 8, drop_path=1.0), "drop_path < 1, got 1.0"),
         (
             lambda: ConvNeXt((1,), (8,))(torch.randn(2, 1, 64, 64)),
             r"expected \(N, 3, H, W\) .* got \(2, 1, 64, 64\)",

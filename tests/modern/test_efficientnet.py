@@ -254,6 +254,13 @@ def test_drop_path_leaves_out_whole_images_and_keeps_the_mean() -> None:
     assert drop.eval()(x) is x
 
 
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_a_rate_that_keeps_no_image_is_refused(rate: float) -> None:
+    """At 1 what is kept would be 0 / 0."""
+    with pytest.raises(ValueError, match=f"drop_path < 1, got {rate}"):
+        MBConv(8, 8, drop_path=rate)
+
+
 def test_drop_path_grows_from_block_to_block_and_is_torchvisions() -> None:
     from torchvision.models import efficientnet_b3 as reference
     from torchvision.ops import StochasticDepth

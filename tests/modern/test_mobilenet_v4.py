@@ -250,6 +250,10 @@ def test_the_figures_draw_what_the_blocks_compute() -> None:
     ("make", "message"),
     [
         (partial(UniversalInvertedBottleneck, 8, 16, 8, 0, 0, 2), "stride=2 needs a"),
+        (
+            partial(UniversalInvertedBottleneck, 8, 16, 8, drop_path=1.0),
+            "drop_path < 1, got drop_path=1.0",
+        ),
         (partial(mobilenetv4_conv_small, 0), "at least 1, got .*num_classes=0"),
         (partial(MobileNetV4, (), 8, []), r"len\(rows\)=0"),
         (partial(MobileNetV4, MOBILENET_V4_CONV_SMALL, 0, []), "stem=0"),

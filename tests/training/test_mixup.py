@@ -87,6 +87,18 @@ def test_integer_labels_become_the_same_soft_labels_as_torchvisions(
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16]
+)
+def test_labels_are_integers_of_any_width(dtype: torch.dtype) -> None:
+    images, labels = batch(dtype=torch.float32)
+    soft = []
+    for given in (labels, labels.to(dtype)):
+        torch.manual_seed(0)
+        soft.append(Mixup(5)(images, given)[1])
+    assert torch.equal(*soft)
+
+
 def test_cross_entropy_with_the_soft_label_is_the_blend_of_the_two_cross_entropies() -> (
     None
 ):

@@ -21,8 +21,9 @@ def distillation_loss(
 
     Args:
         z: (N, K), logits of the student; the gradient goes here.
-        v: (N, K), logits of the teacher for the same images; detached.
-        labels: (N,), class indices.
+        v: (N, K), logits of the teacher for the same images; detached. A class that the
+            teacher excludes, by -inf, adds nothing to the soft part.
+        labels: (N,), class indices, integers of any width.
         temperature: T above 0; 1 keeps the probabilities as they are (paper: 1 to 20).
         alpha: weight of the soft targets, from 0, labels only, to 1, teacher only
             (paper: the labels get the considerably lower weight).
@@ -42,14 +43,15 @@ def distillation_loss(
         )
     if not (z.is_floating_point() and v.is_floating_point()):
         raise TypeError(f"expected floating-point logits, got {z.dtype} and {v.dtype}")
-    if labels.is_floating_point():
+    if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"expected labels of integers, got {labels.dtype}")
     # --8<-- [start:soft]
     log_q = torch.log_softmax(z / temperature, dim=1)  # (N, K)
     log_p = torch.log_softmax(v.detach() / temperature, dim=1)  # (N, K)
-    kl = (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    p = log_p.exp()
+    kl = torch.where(p > 0, p * (log_p - log_q), 0).sum(dim=1).mean()  # 0 log 0 is 0
     # --8<-- [end:soft]
-    hard = nn.functional.cross_entropy(z, labels)
+    hard = nn.functional.cross_entropy(z, labels.long())
     return alpha * temperature**2 * kl + (1 - alpha) * hard
 
 

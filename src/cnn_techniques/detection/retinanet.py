@@ -39,18 +39,17 @@ def sigmoid_focal_loss(
     p_t = p * targets + (1 - p) * (1 - targets)
     alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
     log_p_t = -F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return -alpha_t * (1 - p_t) ** gamma * log_p_t
+    wrong = (1 - p_t).clamp(min=torch.finfo(p.dtype).tiny)  # the slope at 0 is infinite
+    return -alpha_t * wrong**gamma * log_p_t
     # --8<-- [end:focal]
 
 
-def retinanet_anchors(
-    grid: tuple[int, int], image: tuple[int, int], size: float
-) -> Tensor:
+def retinanet_anchors(grid: tuple[int, int], stride: int, size: float) -> Tensor:
     """The nine anchors, 3 shapes x 3 scales, of every cell of a level's grid.
 
     Args:
         grid: height and width of the level.
-        image: height and width of the image.
+        stride: pixels of the image from one cell to the next.
         size: side of the smallest square anchor; in whole pixels, as torchvision's.
 
     Shape: (9 * grid height * grid width, 4), cell after cell.
@@ -59,8 +58,7 @@ def retinanet_anchors(
     ratios = torch.tensor([[0.5], [1.0], [2.0]])  # height / width
     w, h = scales / ratios.sqrt(), scales * ratios.sqrt()  # (3, 3)
     shapes = torch.stack([-w, -h, w, h], dim=-1).view(9, 4).div(2).round()
-    y = torch.arange(grid[0]) * (image[0] // grid[0])
-    x = torch.arange(grid[1]) * (image[1] // grid[1])
+    y, x = torch.arange(grid[0]) * stride, torch.arange(grid[1]) * stride
     y, x = torch.meshgrid(y, x, indexing="ij")
     cells = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
     return (cells + shapes).view(-1, 4)
@@ -187,11 +185,12 @@ class RetinaNet(nn.Module):
         channels: D, the width of the backbone's levels (paper: 256).
         num_classes: K, without background; torchvision's weights count it, as class 0.
         anchor_sizes: side of each level's smallest square anchor (paper: 32 to 512).
+        strides: pixels of the image from one cell of each level to the next.
         tower_std: spread of the heads' first weights. The paper's 0.01 suits its D;
             narrow heads start to learn late with it, and soon with (2 / (9 D))^0.5.
 
     Shape: (N, C, H, W) -> RetinaNetOutput, for retinanet_loss and retinanet_detections.
-    Raises: ValueError for sizes below 1, another input, or another number of levels.
+    Raises: ValueError for sizes below 1, another input, or other levels.
     """
 
     def __init__(
@@ -200,19 +199,22 @@ class RetinaNet(nn.Module):
         channels: int,
         num_classes: int,
         anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512),
+        strides: Sequence[int] = (8, 16, 32, 64, 128),
         tower_std: float = 0.01,
     ) -> None:
         super().__init__()
-        if min(channels, num_classes, *anchor_sizes) < 1:
-            given = f"{channels=}, {num_classes=}, {anchor_sizes=}"
+        given = f"{channels=}, {num_classes=}, {anchor_sizes=}, {strides=}"
+        if min(channels, num_classes, *anchor_sizes, *strides) < 1:
             raise ValueError(f"sizes must be at least 1, got {given}")
+        if len(strides) != len(anchor_sizes):
+            raise ValueError(f"expected a stride for each anchor size, got {given}")
         self.backbone = backbone
         classes = RetinaNetClassificationHead(channels, num_classes, tower_std)
         boxes = RetinaNetRegressionHead(channels, tower_std)
         self.head = nn.ModuleDict(
             {"classification_head": classes, "regression_head": boxes}
         )
-        self.anchor_sizes = tuple(anchor_sizes)
+        self.anchor_sizes, self.strides = tuple(anchor_sizes), tuple(strides)
 
     def forward(self, images: Tensor) -> RetinaNetOutput:
         if images.ndim != 4:
@@ -223,10 +225,15 @@ class RetinaNet(nn.Module):
             raise ValueError(f"expected {told} and {self.anchor_sizes=}")
         logits = [self.head["classification_head"](level) for level in levels]
         offsets = [self.head["regression_head"](level) for level in levels]
-        anchors = [
-            retinanet_anchors((level.shape[2], level.shape[3]), size, side).to(images)
-            for level, side in zip(levels, self.anchor_sizes, strict=True)
-        ]
+        anchors = []
+        for level, side, stride in zip(
+            levels, self.anchor_sizes, self.strides, strict=True
+        ):
+            grid = level.shape[2], level.shape[3]
+            if any(abs(grid[i] * stride - size[i]) >= stride for i in (0, 1)):
+                told = f"a cell every {stride} of {size} pixels, got a level of {grid}"
+                raise ValueError(f"expected {told} cells")
+            anchors.append(retinanet_anchors(grid, stride, side).to(images))
         sizes = [len(a) for a in anchors]
         merged = torch.cat(logits, dim=1), torch.cat(offsets, dim=1), torch.cat(anchors)
         return RetinaNetOutput(*merged, sizes, size)
@@ -239,8 +246,8 @@ def retinanet_loss(
 
     Args:
         output: of RetinaNet.
-        targets: for each image boxes (M, 4), as x1 y1 x2 y2 in pixels, and int64 labels
-            (M,) in 0..K-1; M may be 0.
+        targets: for each image boxes (M, 4), as x1 y1 x2 y2 in pixels, and labels (M,),
+            integers in 0..K-1; M may be 0.
         gamma: how fast a loss falls as its class is got right (paper: 2).
 
     Raises: ValueError for other labels, or a box without height or width.
@@ -255,6 +262,7 @@ def retinanet_loss(
         if boxes.shape != (len(labels), 4) or labels.is_floating_point():
             given = f"{tuple(boxes.shape)}, {labels.dtype} {tuple(labels.shape)}"
             raise ValueError(f"expected boxes (M, 4), integer labels (M,), got {given}")
+        labels = labels.long()  # uint8 would be taken for a mask
         if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
             raise ValueError(f"expected x1 < x2 and y1 < y2, got {boxes.tolist()}")
         if bool(((labels < 0) | (labels >= logits.shape[1])).any()):

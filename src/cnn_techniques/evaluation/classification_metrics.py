@@ -47,7 +47,7 @@ def confusion_matrix(predictions: Tensor, targets: Tensor, num_classes: int) -> 
             or labels.dtype == torch.bool
         ):
             raise TypeError(f"expected integer {name}, got {labels.dtype}")
-        low, high = int(labels.min()), int(labels.max())
+        low, high = int(labels.long().min()), int(labels.long().max())
         if low < 0 or high >= num_classes:
             expected = f"{name} from 0 to {num_classes - 1}"
             raise ValueError(f"expected {expected}, got {low} to {high}")

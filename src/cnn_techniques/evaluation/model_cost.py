@@ -6,13 +6,14 @@ convolutions; here of all operations that are counted as MACs).
 Legend: a MAC is a multiplication with its addition; N images, C channels, H x W pixels.
 
 Counted as MACs: convolutions (grouped, dilated, transposed, deformable), products of
-matrices, and the two products inside attention. Not counted: biases, norms, activation
-functions, pooling, resampling, softmax.
+matrices, bilinear and recurrent layers, and the two products inside attention. Not
+counted: biases, norms, activation functions, pooling, resampling, look-ups, softmax.
 """
 
 # --8<-- [start:imports]
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # --8<-- [end:imports]
 
@@ -44,6 +46,11 @@ def _attention_macs(out: Tensor, q: Tensor, k: Tensor, v: Tensor, *options: Any)
     return queries * k.shape[-2] * (q.shape[-1] + v.shape[-1])
 
 
+def _bilinear_macs(out: Tensor, x: Tensor, weight: Tensor, *options: Any) -> int:
+    # For each output x W, I by I x J, and then its product with the other input, J.
+    return out.numel() * (weight.shape[1] + 1) * weight.shape[2]
+
+
 _MODEL_COST_MACS: dict[str, Callable[..., int]] = {
     "aten.convolution": _convolution_macs,
     "torchvision.deform_conv2d": lambda out, x, weight, *_: _convolution_macs(
@@ -56,11 +63,14 @@ _MODEL_COST_MACS: dict[str, Callable[..., int]] = {
     "aten.addmm": _product_macs,  # its first argument, the bias, costs nothing
     "aten.addmv": _product_macs,
     "aten.baddbmm": _product_macs,
+    "aten._trilinear": _bilinear_macs,
     "aten._scaled_dot_product_flash_attention_for_cpu": _attention_macs,
     "aten._scaled_dot_product_flash_attention": _attention_macs,
     "aten._scaled_dot_product_efficient_attention": _attention_macs,
     "aten._scaled_dot_product_cudnn_attention": _attention_macs,
 }
+# Layers of an LSTM or GRU in one kernel; other devices do their products one by one.
+_MODEL_COST_RECURRENT = ("aten.mkldnn_rnn_layer", "aten._cudnn_rnn", "aten.miopen_rnn")
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,8 @@ class ModelCost:
         params: entries of all parameters, a shared one counted once.
         macs: multiply-adds; a layer used twice counts twice.
         activations: entries in the outputs of the operations that have MACs.
-        saved_bytes: what autograd keeps for the backward pass, without parameters.
+        saved_bytes: what autograd keeps for the backward pass, without parameters; with
+            a fused kernel, what that kernel keeps.
         bytes: of the state dict, parameters and buffers, as they are stored.
         nonzero: entries of the parameters that are not zero; None on the meta device.
     """
@@ -93,6 +104,8 @@ class _ModelCostCounter(TorchDispatchMode):
         self.macs = {name: 0 for name, _ in module.named_modules()}
         self.activations = dict(self.macs)
         self.saved = dict(self.macs)
+        self.unknown: dict[str, str] = {}  # operation: its first layer
+        self.weights = {t.untyped_storage()._cdata for t in kept if t.ndim > 1}
         # Storages, not addresses: one that was given back could be used again.
         self.seen = {t.untyped_storage()._cdata: t.untyped_storage() for t in kept}
 
@@ -104,12 +117,31 @@ class _ModelCostCounter(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        macs = _MODEL_COST_MACS.get(str(func.overloadpacket))
+        operation = str(func.overloadpacket)
+        macs = _MODEL_COST_MACS.get(operation)
         if macs is not None:
             result = out if isinstance(out, Tensor) else out[0]
             self.macs[self.running[-1]] += macs(result, *args)
             self.activations[self.running[-1]] += result.numel()
+        elif operation in _MODEL_COST_RECURRENT:
+            steps = args[0].numel() // args[0].shape[-1]  # of all images
+            weights = args[1] if isinstance(args[1], list | tuple) else args[1:3]
+            for matrix in (weight for weight in weights if weight.ndim == 2):
+                self.macs[self.running[-1]] += steps * matrix.numel()
+                self.activations[self.running[-1]] += steps * matrix.shape[0]
+        elif self.may_multiply(func, operation, tree_leaves((args, kwargs))):
+            self.unknown.setdefault(operation, self.running[-1])
         return out
+
+    def may_multiply(self, func: Any, operation: str, given: list[Any]) -> bool:
+        """Whether weights meet other numbers in an operation without a rule."""
+        tags = {torch.Tag.pointwise, torch.Tag.reduction} & set(func.tags)
+        if func.is_view or tags or operation == "aten.cat" or "norm" in operation:
+            return False  # no product of matrices
+        numbers = [t for t in given if isinstance(t, Tensor) and t.is_floating_point()]
+        read = [t.untyped_storage()._cdata in self.weights for t in numbers]
+        packed = any(isinstance(t, torch.ScriptObject) for t in given)  # quantised
+        return packed or "attention" in operation or (any(read) and not all(read))
 
     def save(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -129,7 +161,8 @@ def cost_by_layer(module: nn.Module, *inputs: Any) -> dict[str, ModelCost]:
     """Run the module once: the cost of each submodule itself, without its children.
 
     The module runs as it is (mode, device, dtype); parameters, buffers and mode are not
-    changed. On the meta device nothing is computed and nothing is allocated.
+    changed. On the meta device nothing is computed and nothing is allocated. A warning
+    names the operations that read weights and have no rule here: they count as nothing.
 
     Raises: TypeError for what is not a module; ValueError for a lazy module without
         shapes, and for tensors made under inference mode: autograd keeps none of them.
@@ -160,6 +193,9 @@ def cost_by_layer(module: nn.Module, *inputs: Any) -> dict[str, ModelCost]:
         torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
+    if counter.unknown:
+        told = ", ".join(f"{op} (in {at!r})" for op, at in counter.unknown.items())
+        warnings.warn(f"no MACs are counted for {told}", stacklevel=2)
     layers: dict[str, ModelCost] = {}
     counted: set[int] = set()
     for name, part in module.named_modules():

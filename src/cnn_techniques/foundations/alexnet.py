@@ -47,7 +47,7 @@ class ResponseNorm(nn.Module):
         beta: power of the divisor.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Raises: ValueError for a size that is not odd.
+    Raises: ValueError for a size that is not odd, or a k not above 0.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class ResponseNorm(nn.Module):
         super().__init__()
         if size < 1 or size % 2 == 0:
             raise ValueError(f"expected an odd number of neighbours, got {size=}")
+        if not k > 0:  # with k = 0 neighbours of 0 divide by 0
+            raise ValueError(f"expected a k above 0, got {k=}")
         self.size, self.k, self.alpha, self.beta = size, k, alpha, beta
 
     def forward(self, a: Tensor) -> Tensor:

@@ -192,19 +192,20 @@ def lenet5_map_loss(penalties: Tensor, targets: Tensor, rubbish: float = 1.0) ->
 
     Args:
         penalties: (N, 10), from LeNet5Paper.
-        targets: int64 (N,), the right classes.
+        targets: (N,), the right classes, integers.
         rubbish: j, the penalty of a class "none of these"; what is further away than j
             hardly counts any more.
 
-    Raises: ValueError for another shape of the penalties, or a negative j.
+    Raises: ValueError for another shape of the penalties, targets that are no integers,
+        or a negative j.
     """
-    if penalties.ndim != 2 or rubbish < 0:
+    if penalties.ndim != 2 or targets.is_floating_point() or rubbish < 0:
         raise ValueError(
-            "need penalties (N, K) and rubbish >= 0, "
-            f"got {tuple(penalties.shape)}, {rubbish=}"
+            "need penalties (N, K), integer targets and rubbish >= 0, "
+            f"got {tuple(penalties.shape)}, {targets.dtype}, {rubbish=}"
         )
     none = torch.full_like(penalties[:, :1], rubbish)
-    return F.cross_entropy(-torch.cat([penalties, none], dim=1), targets)
+    return F.cross_entropy(-torch.cat([penalties, none], dim=1), targets.long())
 
 
 # --8<-- [end:module]

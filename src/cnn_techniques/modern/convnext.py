@@ -38,12 +38,14 @@ class _ConvNeXtDropPath(nn.Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"expected 0 <= drop_path < 1, got {p}")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         if self.p == 0 or not self.training:
             return x
-        kept = torch.rand(len(x), 1, 1, 1, dtype=x.dtype, device=x.device) >= self.p
+        kept = torch.rand(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device) >= self.p
         return x * kept / (1 - self.p)  # the mean stays
 
 

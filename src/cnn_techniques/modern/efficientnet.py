@@ -25,6 +25,8 @@ class EfficientNetDropPath(nn.Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"expected 0 <= drop_path < 1, got {p}")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

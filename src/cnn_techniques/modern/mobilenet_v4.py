@@ -56,7 +56,8 @@ class UniversalInvertedBottleneck(nn.Module):
 
     Shape: (N, C, H, W) -> (N, D, H / s, W / s), rounded up.
     The input is added where the shape stays: s = 1 and C = D.
-    Raises: ValueError for a stride without a depthwise convolution.
+    Raises: ValueError for a stride without a depthwise convolution, or a rate outside
+        [0, 1).
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class UniversalInvertedBottleneck(nn.Module):
         super().__init__()
         if stride > 1 and not start and not middle:
             raise ValueError(f"{stride=} needs a depthwise convolution, got none")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"expected 0 <= drop_path < 1, got {drop_path=}")
         layers: list[nn.Module] = []
         if start:
             first = 1 if middle else stride

@@ -133,7 +133,7 @@ class VisionTransformer(nn.Module):
         if x.ndim != 4 or x.shape[1] != c or x.shape[2] != h or x.shape[3] != w:
             raise ValueError(f"expected (N, {c}, {h}, {w}), got {tuple(x.shape)}")
         patches = self.conv_proj(x).flatten(2).transpose(1, 2)  # (N, S, D)
-        token = self.class_token.expand(len(patches), -1, -1)  # (N, 1, D)
+        token = self.class_token.expand(x.shape[0], -1, -1)  # (N, 1, D)
         z: Tensor = self.encoder(torch.cat([token, patches], dim=1))  # (N, 1 + S, D)
         return z
 

@@ -103,8 +103,8 @@ class Mixup:
                 f"expected floating-point images, got {images.dtype}: scale them first"
             )
         if labels.ndim == 1 and not labels.is_floating_point():
-            if len(labels) and (labels.min() < 0 or labels.max() >= self.classes):
-                span = f"{labels.min()} to {labels.max()}"
+            if ((labels.long() < 0) | (labels.long() >= self.classes)).any():
+                span = f"{labels.long().min()} to {labels.long().max()}"
                 raise ValueError(
                     f"expected labels from 0 to {self.classes - 1}, got {span}"
                 )
