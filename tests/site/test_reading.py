@@ -86,5 +86,5 @@ def test_minutes_count_words_and_new_lines_and_nothing_else(
 
 def test_the_conventions_state_the_rule_for_minutes() -> None:
     told = (ROOT / "docs/conventions.md").read_text(encoding="utf-8")
-    assert f"{reading.WORDS} words of the text a minute" in told
+    assert f"{reading.WORDS} words of the text per minute" in told
     assert f"{reading.LINES} lines of the copied block" in told

@@ -196,8 +196,8 @@ def lenet5_map_loss(penalties: Tensor, targets: Tensor, rubbish: float = 1.0) ->
         rubbish: j, the penalty of a class "none of these"; what is further away than j
             hardly counts any more.
 
-    Raises: ValueError for another shape of the penalties, targets that are no integers,
-        or a negative j.
+    Raises: ValueError for another shape of the penalties, for targets that are no
+    integers, and for a negative j.
     """
     if penalties.ndim != 2 or targets.is_floating_point() or rubbish < 0:
         raise ValueError(
