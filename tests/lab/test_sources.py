@@ -20,7 +20,8 @@ from cnn_lab.augment import NAMES as AUGMENTATIONS
 from cnn_lab.cli import main
 from cnn_lab.data import digits
 from cnn_lab.fit import BadData
-from cnn_lab.sources import LOADERS, DataSet, Look, Photos, open_data
+from cnn_lab.photos import Look, Photos
+from cnn_lab.sources import LOADERS, DataSet, open_data
 
 COLOURS, SPREADS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 PLAIN = Look(3, 32, (0.0,) * 3, (1.0,) * 3)
