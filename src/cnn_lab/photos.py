@@ -270,13 +270,14 @@ def read(path: str, size: int = 224) -> Tensor:
     numbers are read from 0 to 1. A JPEG much larger than `size` is decoded smaller.
     """
     try:
-        with Image.open(path) as file, warnings.catch_warnings():
-            # Pillow warns of what is large, and refuses what is twice that.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if min(file.size) > 16 * size:
-                file.draft(
-                    "RGB", (8 * size, 8 * size)
-                )  # JPEG only, at least that large
+        # Pillow warns of what is large, and refuses what is twice that.
+        large = Image.DecompressionBombWarning
+        with (
+            warnings.catch_warnings(action="ignore", category=large),
+            Image.open(path) as file,
+        ):
+            if min(file.size) > 16 * size:  # JPEG only, and at least that large
+                file.draft("RGB", (8 * size, 8 * size))
             image = ImageOps.exif_transpose(file)
             return T.pil_to_tensor(_colours(image))  # type: ignore[no-any-return]
     except Exception as error:  # what Pillow raises differs between formats
