@@ -64,31 +64,48 @@ def cutout(images: Tensor, draws: Tensor) -> Tensor:
     return images.masked_fill(hidden, 0)
 
 
-def each(transform: Callable[[Tensor], Tensor]) -> Augmentation:
-    """A transform of one image (C, H, W) as one of a batch: seeded for every image."""
+# Objects, not closures: a process that loads images gets them pickled under spawn.
 
-    def apply(images: Tensor, draws: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class OfEach:
+    """A transform of one image (C, H, W) for each of a batch, seeded for every image."""
+
+    transform: Callable[[Tensor], Tensor]
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         with torch.random.fork_rng(devices=[]):
-            return torch.stack([one(i, d) for i, d in zip(images, draws, strict=True)])
+            return torch.stack(
+                [self.one(i, d) for i, d in zip(images, draws, strict=True)]
+            )
 
-    def one(image: Tensor, draw: Tensor) -> Tensor:
+    def one(self, image: Tensor, draw: Tensor) -> Tensor:
         # On the CPU alone: torch.manual_seed costs as much as a transform.
         torch.default_generator.manual_seed(int(draw.item() * 2**53))
-        return transform(image)
-
-    return Augmentation(apply, 1)
+        return self.transform(image)
 
 
-def chain(parts: Sequence[Augmentation]) -> Augmentation:
-    """One after the other, each with draws of its own."""
+@dataclass(frozen=True)
+class InTurn:
+    """One augmentation after the other, each with draws of its own."""
 
-    def apply(images: Tensor, draws: Tensor) -> Tensor:
-        own = draws.split([part.draws for part in parts], dim=1)
-        for part, drawn in zip(parts, own, strict=True):
+    parts: tuple[Augmentation, ...]
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        own = draws.split([part.draws for part in self.parts], dim=1)
+        for part, drawn in zip(self.parts, own, strict=True):
             images = part.apply(images, drawn)
         return images
 
-    return Augmentation(apply, sum(part.draws for part in parts))
+
+def each(transform: Callable[[Tensor], Tensor]) -> Augmentation:
+    """A transform of one image (C, H, W) as an augmentation."""
+    return Augmentation(OfEach(transform), 1)
+
+
+def chain(parts: Sequence[Augmentation]) -> Augmentation:
+    """Augmentations as one."""
+    return Augmentation(InTurn(tuple(parts)), sum(part.draws for part in parts))
 
 
 def by_name(names: Sequence[str], *, mirror: bool = True) -> Augmentation:

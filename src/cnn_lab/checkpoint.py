@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as pack
 from torch import Tensor
@@ -33,6 +34,7 @@ def save(path: Path, state: Json) -> None:
     """
     tensors: dict[str, Tensor] = {}
     packed = _packed(state, "", tensors)
+    packed["tensors_crc32"] = _sum(tensors)
     packed["crc32"] = zlib.crc32(json.dumps(packed).encode())
     # One entry: several would be written in an order of their own each time.
     write(path, pack(tensors, {KIND: json.dumps(packed)}))
@@ -103,10 +105,21 @@ def load(path: Path) -> Json:
         crc = packed.pop("crc32", None)
         if crc not in (None, zlib.crc32(json.dumps(packed).encode())):
             raise ValueError(crc)
+        if packed.pop("tensors_crc32", None) not in (None, _sum(tensors)):
+            raise NotACheckpoint(f"{path} is damaged: a tensor's bytes have changed")
         state: Json = _unpacked(packed, tensors)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise NotACheckpoint(f"{path} is damaged: its header cannot be read") from None
     return state
+
+
+def _sum(tensors: dict[str, Tensor]) -> int:
+    """Of the bytes of all tensors, in the order of their names."""
+    found = 0
+    for name in sorted(tensors):
+        plain = tensors[name].flatten().view(torch.uint8)
+        found = zlib.crc32(plain.numpy().data, found)
+    return found
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -285,7 +285,7 @@ def transfer(
 ) -> None:
     """Train a network, or part of it, that others have trained before.
 
-    PHOTOS has a folder for every class, or train and val (or test) that have. Pages
+    PHOTOS has a folder for every class, or train and test (or val) that have. Pages
     lab/transfer, modern/efficientnet.
     """
     if recipe.data not in DATA and not recipe.data.startswith("folder:"):

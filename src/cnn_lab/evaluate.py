@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from . import checkpoint, networks
 from .checkpoint import NotACheckpoint
 from .fit import BadData, Here
-from .sources import DataSet, Look, open_data
-from .train import Refused, Settings, scores, workers_for
+from .photos import Look
+from .sources import DataSet, all_photos, held_out_then, open_data
+from .train import PHOTOS, Refused, Settings, names_then, scores, workers_for
 
 Json = dict[str, Any]
 BINS = 15  # of confidence, as in Guo et al., arXiv:1706.04599, table 1
@@ -48,15 +49,33 @@ def opened(path: Path) -> tuple[nn.Module, Json]:
     return model.eval(), state
 
 
-def data_of(model: nn.Module, state: Json, name: str, settings: Settings) -> DataSet:
-    """The data of that name, or the run's own, as the network of a checkpoint wants them.
+def data_of(
+    path: Path, model: nn.Module, state: Json, name: str, settings: Settings
+) -> tuple[DataSet, str]:
+    """What a checkpoint's network is tested with, as it wants it, and what is to be said of it.
+
+    Of the run's own data the part that was held out then; of another data set its test
+    part; of another folder of photos all of them.
 
     Raises: BadData where they cannot be read or have other classes.
     """
-    name = name or state["recipe"]["data"]
+    own = state["recipe"]["data"]
     mean, std = tuple(state["mean"]), tuple(state["std"])
     look = Look(networks.channels(model), state["size"], mean, std)
-    data = open_data(name, look, root=settings.root, download=settings.download)
+    folder = _folder(name or own)
+    if folder is not None and _folder(own) != folder:
+        return all_photos(folder, look, state["classes"]), ""
+    if folder is not None:
+        then = names_then(path.parent)
+        if then is not None and then.digest() == state.get("digest"):
+            return held_out_then(folder, look, then)
+    data = open_data(name or own, look, root=settings.root, download=settings.download)
+    if folder is not None and data.digest != state.get("digest"):
+        raise BadData(
+            f"{path.parent / PHOTOS}, which tells what was held out from the run, is "
+            f"missing or of another run, and {folder} has changed since; give other "
+            "photos with --data"
+        )
     pairs = zip_longest(data.classes, state["classes"])
     for label, (found, expected) in enumerate(pairs):
         if found != expected:
@@ -64,23 +83,30 @@ def data_of(model: nn.Module, state: Json, name: str, settings: Settings) -> Dat
                 "missing" if side is None else repr(side) for side in (found, expected)
             )
             raise BadData(
-                f"{name} has other classes than the checkpoint: class {label} is "
+                f"{name or own} has other classes than the checkpoint: class {label} is "
                 f"{found}, in the checkpoint {expected}"
             )
-    return data
+    return data, ""
+
+
+def _folder(name: str) -> Path | None:
+    if not name.startswith("folder:"):
+        return None
+    return Path(name.removeprefix("folder:")).resolve()
 
 
 def evaluate(path: Path, data: str = "", settings: Settings | None = None) -> Json:
     """The measures of a checkpoint's network on the test part of the data.
 
     Args:
-        data: a data set with the same classes; the run's own if empty.
+        data: a data set with the same classes, or a folder of photos of some of them;
+            the run's own if empty.
 
     Raises: NotACheckpoint, BadData; FloatingPointError for scores that are not finite.
     """
     settings = settings or Settings()
     model, state = opened(path)
-    found = data_of(model, state, data, settings)
+    found, changed = data_of(path, model, state, data, settings)
     machine = Here(torch.accelerator.current_accelerator(True) or torch.device("cpu"))
     model.to(machine.device)
     out, truth = scores(model, found.test, machine, workers_for(settings, found))
@@ -90,6 +116,7 @@ def evaluate(path: Path, data: str = "", settings: Settings | None = None) -> Js
         "checkpoint": str(path),
         "network": state["recipe"]["network"],
         "data": data or state["recipe"]["data"],
+        "changed": changed,
         **measures(out, truth, found.classes),
     }
 

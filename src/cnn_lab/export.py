@@ -54,12 +54,13 @@ def export(
     model, state = opened(path)
     model.float()
     try:
-        tests = data_of(model, state, data, settings or Settings()).test
+        found, _ = data_of(path, model, state, data, settings or Settings())
     except BadData as error:
         raise BadData(
             f"{error}; an exported network is compared on images: say where they are "
             "with --root, or name others of the same classes with --data"
         ) from None
+    tests = found.test
     rows = torch.linspace(0, len(tests) - 1, sum(BATCHES)).round().long()
     images = tests.take(rows, torch.empty(len(rows), 0))[0].float()
     about = {

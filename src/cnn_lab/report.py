@@ -22,6 +22,8 @@ def tell(result: Json) -> None:
     print(
         f"{result['network']} on {result['images']} test images of {result['data']}\n"
     )
+    if result["changed"]:
+        print(f"since the run began {result['changed']}; new ones are not tested\n")
     print(
         f"accuracy           {result['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%})"
     )

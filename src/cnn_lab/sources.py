@@ -1,25 +1,21 @@
 """Data sets by name: torchvision's loaders, the embedded digits, folders of photos."""
 
 import math
-import os
-import warnings
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision import datasets
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
 from .augment import Augmentation, by_name
 from .data import digits
-from .fit import BadData, InMemory, Source, generator
+from .fit import BadData, InMemory, Source
+from .photos import HELD, Folder, Look, Photos, normalised, parts, scan, with_channels
 
 # torchvision's class, the folder that its files are in, whether a mirrored image is
 # still of its class, and the side of an image.
@@ -34,6 +30,18 @@ Statistics = tuple[float, ...]
 
 
 @dataclass(frozen=True)
+class Names:
+    """The photos of both parts, as paths below the folder."""
+
+    train: list[str]
+    test: list[str]
+
+    def digest(self) -> str:
+        text = "\n".join([*self.train, "", *self.test])
+        return f"{zlib.crc32(text.encode()):08x}"
+
+
+@dataclass(frozen=True)
 class DataSet:
     """What a network is trained on and tested with.
 
@@ -41,6 +49,9 @@ class DataSet:
         classes: their names, in the order of the labels.
         mean, std: of each channel, in [0, 1]; images are taken less mean, through std.
         size: height and width in pixels.
+        digest: of all images and labels, or of the names of all photos.
+        names: of the photos, where they are in files.
+        counts: of the images of each class, by part.
     """
 
     classes: list[str]
@@ -49,19 +60,9 @@ class DataSet:
     mean: Statistics
     std: Statistics
     size: int
-
-
-@dataclass(frozen=True)
-class Look:
-    """How images are given to a network: its channels, their statistics, the size.
-
-    `mean` and `std` of None are those of the training images (photos: ImageNet's).
-    """
-
-    channels: int
-    size: int | None = None
-    mean: Statistics | None = None
-    std: Statistics | None = None
+    digest: str
+    counts: dict[str, list[int]]
+    names: Names | None = None
 
 
 def open_data(
@@ -76,8 +77,8 @@ def open_data(
 
     Args:
         name: one of `NAMES`. A folder has a folder for every class, or `train` and
-            `val` (or `test`) that have; without those, a fifth of every class, drawn
-            once with seed 0, is held out as the test part.
+            `test` (or `val`) that have; without those, about a fifth of every class is
+            held out as the test part. A photo's own name decides whether it is.
         root: where torchvision's loaders find their files.
         augment: names of augmentations, for the training part only.
         download: let torchvision fetch the files where they are missing.
@@ -98,36 +99,46 @@ def open_data(
     else:
         raise ValueError(f"unknown data {name!r}; expected one of {', '.join(NAMES)}")
     (images, labels), (tests, truth) = parts
-    images, tests = (_channels(part, look.channels) for part in (images, tests))
+    images, tests = (with_channels(part, look.channels) for part in (images, tests))
     mean, std = look.mean, look.std
     if mean is None or std is None:
         mean, std = _statistics(images)
-    to_network = partial(normalised, mean=mean, std=std)
     drawn = by_name(augment, mirror=mirror)
-
-    def augmented(batch: Tensor, draws: Tensor) -> Tensor:
-        return to_network(drawn.apply(batch, draws))
-
-    def unchanged(batch: Tensor, draws: Tensor) -> Tensor:
-        return to_network(batch)
-
     return DataSet(
         classes,
-        InMemory(images, labels, augmented, drawn.draws),
-        InMemory(tests, truth, unchanged),
+        InMemory(images, labels, ToNetwork(mean, std, drawn), drawn.draws),
+        InMemory(tests, truth, ToNetwork(mean, std)),
         mean,
         std,
         images.shape[-1],
+        _digest(images, labels, tests, truth),
+        {"train": _counts(labels, classes), "test": _counts(truth, classes)},
     )
 
 
-def normalised(images: Tensor, mean: Statistics, std: Statistics) -> Tensor:
-    """Bytes (N, C, H, W) as numbers, less the mean and through the deviation."""
-    numbers = images.to(torch.get_default_dtype()).div_(255)
-    shape = (1, len(mean), 1, 1)
-    center = torch.tensor(mean, dtype=numbers.dtype).view(shape)
-    spread = torch.tensor(std, dtype=numbers.dtype).view(shape)
-    return numbers.sub_(center).div_(spread)
+@dataclass(frozen=True)
+class ToNetwork:
+    """From bytes to what a network is given; an object, since a closure is not pickled."""
+
+    mean: Statistics
+    std: Statistics
+    augmentation: Augmentation | None = None
+
+    def __call__(self, batch: Tensor, draws: Tensor) -> Tensor:
+        if self.augmentation is not None:
+            batch = self.augmentation.apply(batch, draws)
+        return normalised(batch, self.mean, self.std)
+
+
+def _counts(labels: Tensor, classes: list[str]) -> list[int]:
+    return labels.bincount(minlength=len(classes)).tolist()  # type: ignore[no-any-return]
+
+
+def _digest(*tensors: Tensor) -> str:
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(tensor.contiguous().numpy().tobytes(), found)
+    return f"{found:08x}"
 
 
 def _bytes(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,19 +184,6 @@ def _resized(images: Tensor, size: int | None) -> Tensor:
     )
 
 
-def _channels(images: Tensor, channels: int) -> Tensor:
-    """Grey as equal colours, colours as grey; ValueError for what is neither."""
-    if images.shape[1] == channels:
-        return images
-    if images.shape[1] == 1:
-        return images.repeat(1, channels, 1, 1)
-    if channels == 1:
-        return T.rgb_to_grayscale(images)
-    raise ValueError(
-        f"the network reads {channels} channels, the images have {images.shape[1]}"
-    )
-
-
 def _statistics(images: Tensor) -> tuple[Statistics, Statistics]:
     """Mean and standard deviation of each channel, as numbers from 0 to 1.
 
@@ -201,107 +199,78 @@ def _statistics(images: Tensor) -> tuple[Statistics, Statistics]:
     return tuple(means), tuple(max(std, 1e-3) for std in stds)
 
 
-class Photos:
-    """Images in files, read when they are needed.
-
-    Args:
-        files: paths and labels.
-        look: of the network; size 224 and ImageNet's statistics where it says none.
-        train: cut a random part, mirror it, and augment, instead of cutting the middle.
-    """
-
-    def __init__(
-        self, files: list[tuple[str, int]], look: Look, augment: Sequence[str] = ()
-    ) -> None:
-        self.files, self.look = files, look
-        self.size = look.size or 224
-        self.targets = torch.tensor([label for _, label in files])
-        rest = [name for name in augment if name != "basic-augmentation"]
-        self.cut = "basic-augmentation" in augment
-        self.augmentation: Augmentation = by_name(rest)
-        self.draws = self.augmentation.draws + self.cut
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def take(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        images = []
-        with torch.random.fork_rng(devices=[]):
-            for n, row in enumerate(rows.tolist()):
-                if self.cut:  # of this image alone
-                    seed = int(draws[n, -1].item() * 2**53)
-                    torch.default_generator.manual_seed(seed)
-                images.append(self._cut(_read(self.files[row][0])))
-        batch = self.augmentation.apply(
-            torch.stack(images), draws[:, : self.augmentation.draws]
-        )
-        batch = _channels(batch, self.look.channels)
-        mean, std = self.look.mean, self.look.std
-        assert mean is not None and std is not None
-        return normalised(batch, mean, std), self.targets[rows]
-
-    def _cut(self, image: Tensor) -> Tensor:
-        if self.cut:
-            cut = v2.RandomResizedCrop(self.size, antialias=True)(image)
-            return v2.RandomHorizontalFlip()(cut)  # type: ignore[no-any-return]
-        # The usual ratio of the shorter side to what is cut out: 256 to 224.
-        image = T.resize(image, [math.ceil(self.size / 0.875)], antialias=True)
-        return T.center_crop(image, [self.size, self.size])  # type: ignore[no-any-return]
-
-
-def _read(path: str) -> Tensor:
-    """The image as bytes (3, H, W); BadData that names the file if it is none."""
-    try:
-        with Image.open(path) as file, warnings.catch_warnings():
-            image: Image.Image = file
-            if image.mode.startswith("I;16"):  # Pillow would cut it off at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            warnings.filterwarnings("ignore", "Palette images with Transparency")
-            return T.pil_to_tensor(image.convert("RGB"))  # type: ignore[no-any-return]
-    except Exception as error:  # what Pillow raises differs between formats
-        raise BadData(f"{path} is not an image that can be read: {error}") from None
-
-
 def _photos(path: Path, look: Look, augment: Sequence[str]) -> DataSet:
-    tests = next((path / n for n in ("val", "test") if (path / n).is_dir()), None)
-    if tests is not None and (path / "train").is_dir():
-        found, held = _images(path / "train"), _images(tests)
-        if found.classes != held.classes:
-            differ = ", ".join(sorted(set(found.classes) ^ set(held.classes)))
-            raise BadData(f"{path}: train and {tests.name} differ in {differ}")
-        parts = [found.samples, held.samples]
-    else:
-        found = _images(path)
-        parts = _held_out(found.samples)
+    train, test = parts(path)
+    return _of_folders(train, test, look, augment)
+
+
+def _of_folders(
+    train: Folder, test: Folder, look: Look, augment: Sequence[str] = ()
+) -> DataSet:
     # ImageNet's statistics, or their mean for a network that reads grey.
     colours, spreads = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     grey = look.channels == 1
     mean = look.mean or ((math.fsum(colours) / 3,) if grey else colours)
     std = look.std or ((math.fsum(spreads) / 3,) if grey else spreads)
     look = Look(look.channels, look.size, mean, std)
-    train, test = Photos(parts[0], look, augment), Photos(parts[1], look)
-    return DataSet(found.classes, train, test, mean, std, train.size)
+    source = Photos(train.opened(), look, augment)
+    names = Names([n for n, _ in train.files], [n for n, _ in test.files])
+    return DataSet(
+        train.classes,
+        source,
+        Photos(test.opened(), look),
+        mean,
+        std,
+        source.size,
+        names.digest(),
+        {"train": train.counts(), "test": test.counts()},
+        names,
+    )
 
 
-def _images(path: Path) -> datasets.ImageFolder:
-    try:
-        return datasets.ImageFolder(path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise BadData(
-            f"{path} is no folder of class folders: {_first(error)}"
-        ) from None
+# --- for testing what has been trained ------------------------------------------------
 
 
-def _held_out(files: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
-    """All but a fifth of every class, and that fifth (at least one image)."""
-    train, test = [], []
-    for label in sorted({label for _, label in files}):
-        own = [file for file in files if file[1] == label]
-        if len(own) < 2:
-            folder = os.path.dirname(own[0][0])
-            raise BadData(f"{folder} has one image; training and testing need two")
-        order = torch.randperm(len(own), generator=generator(0, label)).tolist()
-        held = max(len(own) // 5, 1)
-        test += [own[n] for n in sorted(order[:held])]
-        train += [own[n] for n in sorted(order[held:])]
-    return [train, test]
+def all_photos(path: Path, look: Look, classes: Sequence[str]) -> DataSet:
+    """A folder of photos to test with, in full; it need not have all of the classes.
+
+    Where it is divided into `train` and `test` (or `val`), the test part.
+
+    Raises: BadData for a class that is not one of `classes`.
+    """
+    tests = next((path / n for n in HELD if (path / n).is_dir()), path)
+    found = scan(tests, classes)
+    if not found.files:
+        raise BadData(f"{tests} has no photo")
+    return _of_folders(Folder(tests, list(classes), []), found, look)
+
+
+def held_out_then(path: Path, look: Look, then: Names) -> tuple[DataSet, str]:
+    """The photos that a run held out, as far as they are still there; and what changed."""
+    train, test = parts(path)
+    if train.path != test.path:  # divided by whoever made the folder
+        return _of_folders(train, test, look), ""
+    there = {name: label for part in (train, test) for name, label in part.files}
+    kept = [(name, there[name]) for name in then.test if name in there]
+    if not kept:
+        raise BadData(f"{path} has none of the {len(then.test)} photos held out then")
+    found = _of_folders(train, Folder(path, test.classes, kept), look)
+    return found, changes(then, there)
+
+
+def changes(then: Names, now: Iterable[str]) -> str:
+    """How the photos differ from those of a run, in words; empty if they do not."""
+    before, after = {*then.train, *then.test}, set(now)
+    told = []
+    for differ, is_, are in (
+        (before - after, "is gone", "are gone"),
+        (after - before, "is new", "are new"),
+    ):
+        if differ:
+            some = ", ".join(sorted(differ)[:3]) + ", ..." * (len(differ) > 3)
+            count = len(differ)
+            told.append(
+                f"{count} photo{'s' * (count > 1)} "
+                f"{is_ if count == 1 else are} ({some})"
+            )
+    return "; ".join(told)

@@ -1,7 +1,8 @@
 """A run: a recipe carried out, saved on the way, and continued where it stopped.
 
-A folder holds `config.json` (the options), `last.safetensors` (the checkpoint) and,
-once the run has ended, `result.json`.
+A folder holds `config.json` (the options), `last.safetensors` (the checkpoint), for
+photos `photos.json` (which are learnt from, which are held out) and, once the run has
+ended, `result.json`.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ from .recipe import (
 )
 from .record import environment
 from .show import Show, Silent
-from .sources import DataSet, open_data
+from .sources import DataSet, Names, changes, open_data
 
 Json = dict[str, Any]
 LAST, CONFIG, RESULT = "last.safetensors", "config.json", "result.json"
+PHOTOS = "photos.json"
 
 
 # A process that loads images may end while it hands one over.
@@ -93,6 +95,7 @@ class Run:
     mean: swa_utils.AveragedModel | None
     done: int = 0  # steps
     total: float = 0.0  # losses of the epoch that has begun, times their images
+    untested: Json | None = None  # the row of an epoch whose testing failed
     history: list[Json] = field(default_factory=list)
 
     @property
@@ -131,12 +134,14 @@ def train(
         model, data = prepared(recipe, settings)
         run = _begin(recipe, model, data, machine)
         if found is not None:
-            _same_data(found, data, folder / LAST)
+            _same_data(found, data, folder)
             _restore(run, found, machine, folder / LAST)
         if machine.is_main_process:
             stack.enter_context(_alone(folder))
         if machine.is_main_process and found is None:
             write(folder / CONFIG, {**recipe.to_json(), **_kept(settings)})
+            if data.names is not None:
+                write(folder / PHOTOS, asdict(data.names))
         begun, seconds, work = run.done, -time.perf_counter(), -_processor_seconds()
         try:
             with _interrupts(machine) as told:
@@ -333,7 +338,23 @@ def _walk(
         done=run.done,
     )
     show.begin(recipe, data, run.done, per_epoch)
+
+    def test(row: Json) -> None:
+        """The epoch's last word; an epoch whose testing fails is kept, and tested later."""
+        run.untested = row
+        try:
+            right = accuracy(run.tested, data.test, machine, workers)
+        except BaseException:
+            _save(run, recipe, data, machine, folder)
+            raise
+        run.history.append({**row, "accuracy": right})
+        run.untested, run.total = None, 0.0
+
     with closing(steps), show:  # type: ignore[type-var]
+        if run.untested is not None:
+            test(run.untested)
+            _save(run, recipe, data, machine, folder)
+            show.epoch(run.history[-1])
         for step in steps:
             if run.mean is not None:
                 run.mean.update_parameters(run.model)
@@ -345,14 +366,7 @@ def _walk(
                 machine.log({"loss": step.loss, "learning_rate": rate}, step=run.done)
             if step.ends_epoch:
                 _same_buffers(run.tested, machine)
-                right = accuracy(run.tested, data.test, machine, workers)
-                row = {
-                    "epoch": step.epoch,
-                    "loss": run.total / len(data.train),
-                    "accuracy": right,
-                }
-                run.history.append(row)
-                run.total = 0.0
+                test({"epoch": step.epoch, "loss": run.total / len(data.train)})
             every = settings.save_every
             stop = told.stop()
             if step.ends_epoch or stop or (every and run.done % every == 0):
@@ -360,7 +374,9 @@ def _walk(
             if step.ends_epoch:  # after the saving: a terminal may be gone
                 show.epoch(run.history[-1])
                 if settings.track:
-                    machine.log({"accuracy": right}, step=run.done)
+                    machine.log(
+                        {"accuracy": run.history[-1]["accuracy"]}, step=run.done
+                    )
             if stop and run.done < recipe.epochs * per_epoch:
                 raise Stopped(
                     f"stopped after {run.done} steps, all of which are saved; "
@@ -451,8 +467,10 @@ def _save(
             "std": list(data.std),
             "size": data.size,
             "images": len(data.train),
+            "digest": data.digest,
             "done": run.done,
             "total": run.total,
+            "untested": run.untested,
             "history": run.history,
             "model": run.model.state_dict(),
             "weight_ema": run.mean.state_dict() if run.mean is not None else None,
@@ -463,12 +481,31 @@ def _save(
     )
 
 
-def _same_data(state: Json, data: DataSet, path: Path) -> None:
+def _same_data(state: Json, data: DataSet, folder: Path) -> None:
+    """Refused, saying what has changed, unless the images are those of the run."""
+    told = ""
     for name, now in (("classes", data.classes), ("images", len(data.train))):
         if state.get(name, now) != now:
-            raise Refused(
-                f"{path} is of a run on other data: {name} {state[name]}, now {now}"
-            )
+            told = f"{name} {state[name]}, now {now}"
+    if not told and state.get("digest", data.digest) != data.digest:
+        told = "as many images, but not the same"
+    if not told:
+        return
+    then = names_then(folder)
+    if then is not None and data.names is not None:
+        told = changes(then, [*data.names.train, *data.names.test]) or told
+    raise Refused(
+        f"{folder / LAST} is of a run on other data: {told}; go on with those of then, "
+        "or begin anew with --out"
+    )
+
+
+def names_then(folder: Path) -> Names | None:
+    """The photos of a run; None where its folder does not tell."""
+    try:
+        return Names(**json.loads((folder / PHOTOS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _restore(
@@ -484,6 +521,7 @@ def _restore(
             machine.scaler.load_state_dict(state["scaler"])
         run.done, run.total = state["done"], state["total"]
         run.history = state["history"]
+        run.untested = state.get("untested")
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise NotACheckpoint(f"{path} is of another network: {_first(error)}") from None
 

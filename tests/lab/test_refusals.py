@@ -27,9 +27,10 @@ import cnn_lab.cli
 from cnn_lab import checkpoint
 from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.fit import BadData
+from cnn_lab.photos import Look
 from cnn_lab.recipe import Recipe
 from cnn_lab.show import Silent
-from cnn_lab.sources import Look, open_data
+from cnn_lab.sources import open_data
 from cnn_lab.train import CONFIG, LAST, RESULT, Refused, Settings, Stopped, train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"

@@ -84,7 +84,7 @@ def run_by_onnxruntime(folder: str) -> dict[str, Any]:
     asked = ["export", str(checkpoint), "--to", "onnx", "--root", root]
     subprocess.run([sys.executable, "-m", "cnn_lab", *asked], check=True)
     model, state = opened(checkpoint)
-    data = data_of(model, state, "", Settings(Path(root)))
+    data, _ = data_of(checkpoint, model, state, "", Settings(Path(root)))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(out, options)

@@ -1,0 +1,376 @@
+"""Photos as they come: turned, transparent, thin, huge, and beside what programs leave behind."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnn_lab import checkpoint
+from cnn_lab.augment import NAMES as AUGMENTATIONS
+from cnn_lab.evaluate import evaluate
+from cnn_lab.fit import BadData
+from cnn_lab.photos import Look, Photos, parts, read, scan
+from cnn_lab.recipe import Recipe
+from cnn_lab.sources import Names, changes, open_data
+from cnn_lab.train import LAST, PHOTOS, Refused, Settings, train
+
+TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
+PLAIN = Look(3, 16, (0.0,) * 3, (1.0,) * 3)
+
+
+def photos(
+    path: Path, each: int = 10, classes: tuple[str, ...] = ("a", "b"), seed: int = 0
+) -> Path:
+    draw = np.random.default_rng(seed)
+    for name in classes:
+        (path / name).mkdir(parents=True, exist_ok=True)
+        for n in range(each):
+            pixels = draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / name / f"{n:02}.png")
+    return path
+
+
+def recipe(folder: Path, **options: Any) -> Recipe:
+    return Recipe(TINY, data=f"folder:{folder}", size=16, epochs=1, **options)
+
+
+# --- pixels --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_a_photo_is_turned_as_its_exif_tag_says(tag: int, tmp_path: Path) -> None:
+    upright = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    )
+    # How a camera that was held so stores it: the inverse of what the tag asks for.
+    stored = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    turned = upright.transpose(stored[tag]) if tag in stored else upright
+    turned.save(tmp_path / "a.png", exif=exif)
+    found = read(str(tmp_path / "a.png")).permute(1, 2, 0).numpy()
+    assert np.array_equal(found, np.asarray(upright))
+
+
+RAMP = np.linspace(0, 1, 4096, dtype=np.float32).reshape(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [
+        ("16.png", (RAMP * 65535).astype(np.uint16)),
+        ("int32.tif", (RAMP * 65535).astype(np.int32)),
+        ("float32.tif", RAMP),
+    ],
+)
+def test_numbers_of_more_bits_are_read_over_their_range(
+    name: str, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / name)
+    found = read(str(tmp_path / name))[0].numpy().astype(float)
+    assert np.abs(found - RAMP * 255).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (RAMP * 300, "numbers from 0 to 300; floating-point ones are read from 0 to 1"),
+        (RAMP * np.nan, "numbers from nan to nan"),
+        ((RAMP * 1e6).astype(np.int32), "numbers from 0 to 1000000; read are 8 and 16"),
+        (-(RAMP * 9).astype(np.int32), "numbers from -9 to 0"),
+    ],
+)
+def test_numbers_of_an_unknown_range_are_refused(
+    pixels: np.ndarray, told: str, tmp_path: Path
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    with pytest.raises(BadData, match=told):
+        read(str(tmp_path / "a.tif"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_white(mode: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 255, (64, 64, 4), dtype=np.uint8)
+    pixels[..., 3] = 0
+    pixels[16:48, 16:48] = (200, 200, 200, 255)
+    Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
+    found = read(str(tmp_path / "a.png"))
+    assert (found[:, :16] == 255).all()
+    assert (found[:, 16:48, 16:48] == 200).all()
+
+
+@pytest.mark.parametrize("shape", [(20_000, 3), (3, 20_000)])
+def test_a_thin_image_takes_no_more_memory_than_the_size_asked_for(
+    shape: tuple[int, int], tmp_path: Path
+) -> None:
+    Image.fromarray(np.full((*shape, 3), 7, np.uint8)).save(tmp_path / "a.png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    source = Photos([(str(tmp_path / "a.png"), 0)], Look(3, 64, *[(0.5,) * 3] * 2))
+    out, _ = source.take(torch.tensor([0]), torch.zeros(1, 0))
+    # Resized whole it would be 74 by 490,000: 100 MB of bytes, 400 as numbers.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
+    assert out.shape == (1, 3, 64, 64)
+    assert torch.allclose(out, torch.full_like(out, (7 / 255 - 0.5) / 0.5))
+
+
+def test_a_large_jpeg_is_decoded_smaller(tmp_path: Path) -> None:
+    Image.new("RGB", (4000, 3000), (9, 99, 199)).save(tmp_path / "a.jpg")
+    small, whole = (read(str(tmp_path / "a.jpg"), size) for size in (64, 500))
+    assert whole.shape == (3, 3000, 4000)
+    assert 8 * 64 <= min(small.shape[1:]) < 1500
+    assert (small[:, 0, 0].int() - whole[:, 0, 0].int()).abs().max() <= 2
+
+
+def test_an_image_too_large_for_any_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("L", (15, 9)).save(tmp_path / "large.png")
+    Image.new("L", (500, 9)).save(tmp_path / "huge.png")
+    assert read(str(tmp_path / "large.png")).shape == (3, 9, 15)  # without a warning
+    with pytest.raises(BadData, match=r"huge\.png is not an image that can be read"):
+        read(str(tmp_path / "huge.png"))
+
+
+# --- folders -------------------------------------------------------------------------
+
+
+def test_what_programs_leave_behind_is_no_class_and_no_photo(tmp_path: Path) -> None:
+    photos(tmp_path)
+    photos(tmp_path, 2, (".ipynb_checkpoints", "__MACOSX", "a/.ipynb_checkpoints"))
+    for name in ("._00.png", "Thumbs.db", ".DS_Store"):
+        (tmp_path / "a" / name).write_bytes(b"no photo")
+    (tmp_path / "b" / "notes.txt").write_text("no photo")
+    (tmp_path / "b" / "phone.HEIC").write_bytes(b"no photo that is read")
+    found = scan(tmp_path)
+    assert found.classes == ["a", "b"]
+    assert found.counts() == [10, 10]
+    assert found.other == {".txt": 1, ".heic": 1}
+
+
+def test_photos_in_folders_inside_a_class_are_of_that_class(tmp_path: Path) -> None:
+    photos(tmp_path, 3)
+    photos(tmp_path / "a", 2, ("more",))
+    assert scan(tmp_path).counts() == [5, 3]
+
+
+@pytest.mark.parametrize("held", ["test", "val", "valid", "validation", "testing"])
+@pytest.mark.parametrize("learnt", ["train", "training"])
+def test_the_usual_names_of_parts_are_known(
+    learnt: str, held: str, tmp_path: Path
+) -> None:
+    photos(tmp_path / learnt, 4)
+    photos(tmp_path / held, 2)
+    train, test = parts(tmp_path)
+    assert (train.path.name, test.path.name) == (learnt, held)
+    assert (train.classes, len(train.files), len(test.files)) == (["a", "b"], 8, 4)
+
+
+def test_with_a_part_for_choosing_and_one_for_testing_the_latter_is_tested(
+    tmp_path: Path,
+) -> None:
+    for name in ("train", "valid", "test"):
+        photos(tmp_path / name, 2)
+    assert parts(tmp_path)[1].path.name == "test"
+
+
+def test_train_alone_is_divided(tmp_path: Path) -> None:
+    photos(tmp_path / "train", 20)
+    train, test = parts(tmp_path)
+    assert train.classes == ["a", "b"]
+    assert len(train.files) + len(test.files) == 40 and test.files
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("one", "one has the single class 'only'; at least two are needed"),
+        ("deep", r"is it a level too high\? .*deep/set has a, b"),
+        ("endings", r"endings/b has no photo: it has \.heic"),
+        ("tests", "tests has test and no train to learn from"),
+        ("nothing", "nothing has no folder for a class"),
+        ("nowhere", "nowhere is no folder of class folders: No such file"),
+    ],
+)
+def test_folders_that_cannot_be_learnt_from_are_told_of(
+    where: str, told: str, tmp_path: Path
+) -> None:
+    photos(tmp_path / "one", classes=("only",))
+    photos(tmp_path / "deep" / "set")
+    photos(tmp_path / "endings")
+    for file in (tmp_path / "endings" / "b").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    photos(tmp_path / "tests" / "test")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(BadData, match=told):
+        open_data(f"folder:{tmp_path / where}", PLAIN)
+
+
+# --- what a run remembers ------------------------------------------------------------
+
+
+def test_a_run_is_tested_with_the_photos_that_it_held_out(tmp_path: Path) -> None:
+    folder, run = photos(tmp_path / "photos", 30), tmp_path / "run"
+    train(recipe(folder), run)
+    then = json.loads((run / PHOTOS).read_text())
+    assert evaluate(run / LAST)["images"] == len(then["test"])
+    for n in range(40):  # of which some would be held out
+        photos(folder, 1, (f"a/{n}",), seed=n)
+    gone = folder / then["test"][0]
+    gone.unlink()
+    found = evaluate(run / LAST)
+    assert found["images"] == len(then["test"]) - 1
+    assert found["changed"].startswith(
+        f"1 photo is gone ({then['test'][0]}); 40 photos"
+    )
+
+
+def test_a_checkpoint_without_its_list_is_not_tested_on_what_it_has_learnt(
+    tmp_path: Path,
+) -> None:
+    folder, run = photos(tmp_path / "photos"), tmp_path / "run"
+    train(recipe(folder), run)
+    (run / PHOTOS).unlink()
+    assert evaluate(run / LAST)["images"]  # the same photos: the part is known
+    (folder / "a" / "00.png").rename(folder / "a" / "other.png")
+    with pytest.raises(BadData, match=rf"{PHOTOS}, which tells what was held out"):
+        evaluate(run / LAST)
+
+
+def test_other_photos_are_tested_in_full_and_need_not_have_every_class(
+    tmp_path: Path,
+) -> None:
+    folder, run = photos(tmp_path / "photos", classes=("a", "b", "c")), tmp_path / "run"
+    train(recipe(folder), run)
+    new = photos(tmp_path / "new", 4, ("c", "a"), seed=5)
+    found = evaluate(run / LAST, f"folder:{new}")
+    assert found["images"] == 8
+    assert [row["images"] for row in found["classes"]] == [4, 0, 4]
+    photos(new, 1, ("hen",))
+    with pytest.raises(BadData, match="has the class 'hen', which is none of a, b, c"):
+        evaluate(run / LAST, f"folder:{new}")
+
+
+def test_going_on_with_other_photos_is_refused_with_what_has_changed(
+    tmp_path: Path,
+) -> None:
+    folder, run = photos(tmp_path / "photos"), tmp_path / "run"
+    train(recipe(folder), run)
+    (run / "result.json").unlink()
+    kept = (run / LAST).read_bytes()
+    (folder / "a" / "03.png").rename(folder / "a" / "x.png")  # as many as before
+    told = r"1 photo is gone \(a/03\.png\); 1 photo is new \(a/x\.png\)"
+    with pytest.raises(Refused, match=told):
+        train(recipe(folder), run, resume=True)
+    assert (run / LAST).read_bytes() == kept
+    (folder / "a" / "x.png").rename(folder / "a" / "03.png")
+    train(recipe(folder), run, resume=True)
+
+
+def test_many_changes_are_told_shortly() -> None:
+    then = Names([f"a/{n}" for n in range(9)], [])
+    assert changes(then, then.train) == ""
+    assert changes(then, ["a/0"]) == "8 photos are gone (a/1, a/2, a/3, ...)"
+
+
+def test_an_epoch_whose_testing_fails_is_kept_and_tested_later(
+    tmp_path: Path,
+) -> None:
+    folder = photos(tmp_path / "photos")
+    train(recipe(folder), tmp_path / "whole")
+    test = folder / json.loads((tmp_path / "whole" / PHOTOS).read_text())["test"][0]
+    kept = test.read_bytes()
+    test.write_bytes(b"broken")
+    run = tmp_path / "run"
+    with pytest.raises(BadData, match=test.name):
+        train(recipe(folder), run)
+    state = checkpoint.load(run / LAST)
+    assert state["untested"]["epoch"] == 1 and state["history"] == []
+    test.write_bytes(kept)
+    result = train(recipe(folder), run, resume=True)
+    assert result["steps"] == 0  # nothing is learnt again
+    whole = (tmp_path / "whole" / LAST).read_bytes()
+    assert (run / LAST).read_bytes() == whole
+
+
+# --- how processes are started -------------------------------------------------------
+
+
+def test_what_a_loading_process_gets_can_be_pickled(tmp_path: Path) -> None:
+    folder = photos(tmp_path)
+    names = [name for name in AUGMENTATIONS]
+    for data in (
+        open_data(f"folder:{folder}", PLAIN, augment=names),
+        open_data("digits", Look(1, 8), augment=names),
+    ):
+        again = pickle.loads(pickle.dumps(data))
+        for source, other in ((data.train, again.train), (data.test, again.test)):
+            rows = torch.arange(4)
+            draws = torch.full((4, source.draws), 0.3, dtype=torch.float64)
+            assert torch.equal(source.take(rows, draws)[0], other.take(rows, draws)[0])
+
+
+METHODS = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv.pop(1))
+    from cnn_lab.cli import main
+    main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_run_ends_with_the_same_bytes_however_processes_are_started(
+    method: str, tmp_path: Path
+) -> None:
+    assert method in multiprocessing.get_all_start_methods()
+    photos(tmp_path / "photos")
+    (tmp_path / "start.py").write_text(METHODS)
+    given = [TINY, "--data", "folder:photos", "--size", "16", "--epochs", "1"]
+    given += ["--augment", "basic-augmentation,randaugment"]
+
+    def command(*arguments: str, workers: int) -> str:
+        done = subprocess.run(
+            [sys.executable, "start.py", method, *arguments, "--workers", str(workers)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    command("train", *given, "--out", "run", workers=1)
+    told = command("evaluate", "run", workers=1)
+    train(
+        recipe(tmp_path / "photos", augment="basic-augmentation,randaugment"),
+        tmp_path / "alone",
+        Settings(workers=0),
+    )
+    found, expected = (
+        checkpoint.load(tmp_path / name / LAST) for name in ("run", "alone")
+    )
+    for name, tensor in expected["model"].items():
+        assert torch.equal(found["model"][name], tensor), name
+    same = evaluate(tmp_path / "alone" / LAST)
+    assert f"accuracy           {same['accuracy']:.2%}" in told
