@@ -59,6 +59,8 @@ def write(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(f"{path} cannot be written: {error.strerror}") from None
         raise
+    if os.name != "posix":  # a folder cannot be opened
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the name

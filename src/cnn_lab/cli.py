@@ -23,7 +23,7 @@ from .fit import BadData
 from .recipe import WHAT, Recipe, Strategy
 from .report import report
 from .sources import NAMES as DATA
-from .train import CONFIG, LAST, Refused, Settings, Stopped
+from .train import CONFIG, LAST, Refused, Settings, Stopped, rehearse
 from .train import train as carry_out
 
 app = typer.Typer(
@@ -212,6 +212,14 @@ Track = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+DryRun = Annotated[
+    bool,
+    Option(
+        "--dry-run",
+        help="Tell what there is to learn from, and stop before the first step.",
+        rich_help_panel=RUN,
+    ),
+]
 
 Photos = Annotated[
     str,
@@ -230,10 +238,16 @@ def _run(
     out: Path | None,
     resume: Path | None,
     settings: Settings,
+    dry_run: bool = False,
 ) -> None:
     if out and resume and out != resume:
         raise Refused(f"--resume {resume} goes on in its own folder, not in {out}")
     folder = resume or out or Path("runs") / _named(recipe)
+    if dry_run:
+        shown = show.on(sys.stdout) if _first_process() else show.Silent()
+        data = rehearse(recipe, folder, settings, resume=resume is not None, show=shown)
+        shown.note(show.summary(recipe.data, data))
+        return
     result = carry_out(
         recipe, folder, settings, resume=resume is not None, show=show.on(sys.stdout)
     )
@@ -256,12 +270,14 @@ def train(
     workers: Workers = None,
     save_every: SaveEvery = 0,
     track: Track = "",
+    dry_run: DryRun = False,
 ) -> None:
     """Train a network.
 
     The run is kept in a folder: its options, its checkpoint, its result. Page lab/train.
     """
-    _run(recipe, out, resume, Settings(root, download, workers, save_every, track))
+    settings = Settings(root, download, workers, save_every, track)
+    _run(recipe, out, resume, settings, dry_run)
 
 
 @app.command("transfer")
@@ -282,6 +298,7 @@ def transfer(
     workers: Workers = None,
     save_every: SaveEvery = 0,
     track: Track = "",
+    dry_run: DryRun = False,
 ) -> None:
     """Train a network, or part of it, that others have trained before.
 
@@ -290,7 +307,8 @@ def transfer(
     """
     if recipe.data not in DATA and not recipe.data.startswith("folder:"):
         recipe = dataclasses.replace(recipe, data=f"folder:{recipe.data}")
-    _run(recipe, out, resume, Settings(root, download, workers, save_every, track))
+    settings = Settings(root, download, workers, save_every, track)
+    _run(recipe, out, resume, settings, dry_run)
 
 
 def _named(recipe: Recipe) -> str:
