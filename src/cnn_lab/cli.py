@@ -20,6 +20,7 @@ from .checkpoint import NotACheckpoint
 from .export import Format
 from .export import export as write_out
 from .fit import BadData
+from .predict import report as report_predicted
 from .recipe import WHAT, Recipe, Strategy
 from .report import report
 from .sources import NAMES as DATA
@@ -394,6 +395,14 @@ Checkpoint = Annotated[
         callback=_of_run,
     ),
 ]
+Measured = Annotated[
+    Path,
+    Argument(
+        metavar="CHECKPOINT",
+        help="The last.safetensors of a run, the run's folder, or predictions in a .csv.",
+        callback=_of_run,
+    ),
+]
 Tests = Annotated[
     str,
     Option(
@@ -404,7 +413,7 @@ Tests = Annotated[
 
 @app.command("evaluate")
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Measured,
     data: Tests = "",
     root: Root = Path("data"),
     download: Download = False,
@@ -418,12 +427,34 @@ def evaluate(
         Option(help="File for the confusion matrix; ends in .png or .svg."),
     ] = None,
 ) -> None:
-    """Measure a trained network on the test part of its data.
+    """Measure a trained network on the test part of its data, or predictions in a file.
 
+    A CSV file has the column `true`, and `predicted` or a column for each class.
     The interval of the accuracy is Wilson's, at 95 %. Pages
     lab/evaluate-and-export, evaluation/classification-metrics.
     """
     report(checkpoint, data, Settings(root, download, workers), as_json, confusion)
+
+
+@app.command("predict")
+def predict(
+    checkpoint: Checkpoint,
+    images: Annotated[
+        list[Path],
+        Argument(metavar="IMAGE", help="Files, or folders of photos."),
+    ],
+    top: Annotated[int, Option(min=1, help="Classes told of each image.")] = 5,
+    as_json: Annotated[
+        Path | None,
+        Option("--json", help="File for the classes; - writes them, not the lines."),
+    ] = None,
+) -> None:
+    """Tell what a trained network takes images for.
+
+    An image that cannot be read is told; the others are predicted all the same. Page
+    lab/evaluate-and-export.
+    """
+    report_predicted(checkpoint, images, top, as_json)
 
 
 @app.command("export")

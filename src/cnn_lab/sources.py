@@ -4,7 +4,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ def _of_folders(
     grey = look.channels == 1
     mean = look.mean or ((math.fsum(colours) / 3,) if grey else colours)
     std = look.std or ((math.fsum(spreads) / 3,) if grey else spreads)
-    look = Look(look.channels, look.size, mean, std)
+    look = replace(look, mean=mean, std=std)
     source = Photos(train.opened(), look, augment)
     names = Names([n for n, _ in train.files], [n for n, _ in test.files])
     return DataSet(

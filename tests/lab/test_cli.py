@@ -26,7 +26,7 @@ from cnn_lab.train import CONFIG, LAST, RESULT, Settings, train
 
 DOCS = Path(__file__).parents[2] / "docs"
 TINY = ["ResNet(BasicBlock, (1,), width=4, small_images=True)", "--size", "8"]
-COMMANDS = ("train", "transfer", "compare", "evaluate", "export", "list")
+COMMANDS = ("train", "transfer", "compare", "evaluate", "predict", "export", "list")
 CATEGORIES = (
     "foundations|modern|attention|training|optimization|evaluation|compression|lab"
 )
