@@ -15,7 +15,7 @@ import typer
 from typer import Argument, Option
 
 from . import compare as comparison
-from . import networks, show
+from . import curves, networks, show
 from .checkpoint import NotACheckpoint
 from .export import Format
 from .export import export as write_out
@@ -253,10 +253,24 @@ def _run(
         recipe, folder, settings, resume=resume is not None, show=show.on(sys.stdout)
     )
     if _first_process():
+        _draw(recipe, result, folder)
         print(
             f"{folder}: accuracy {result['accuracy']:.2%} "
             f"of {result['images']} test images"
         )
+
+
+def _draw(recipe: Recipe, result: dict[str, Any], folder: Path) -> None:
+    """The curves; the run has ended well without them too."""
+    told = ""
+    try:
+        curves.draw(recipe, result, folder)
+    except ImportError:
+        told = "matplotlib is missing: pip install matplotlib"
+    except OSError as error:
+        told = _line(error)
+    if told:
+        print(f"cnn-lab: the curves are not drawn: {told}", file=sys.stderr)
 
 
 @app.command("train")

@@ -168,6 +168,7 @@ def train(
             "seconds": round(seconds, 3),
             "processor_seconds": round(work, 2),
             "steps": run.done - begun,  # in these seconds: not those before a stop
+            "steps_per_epoch": run.done // len(run.history),
             "environment": environment(str(machine.device)),
         }
         if machine.is_main_process:

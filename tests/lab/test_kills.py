@@ -26,6 +26,7 @@ from PIL import Image
 
 import cnn_lab.cli
 from cnn_lab import checkpoint
+from cnn_lab.curves import NAMES
 from cnn_lab.recipe import Recipe
 from cnn_lab.show import Silent
 from cnn_lab.train import CONFIG, LAST, RESULT, Refused, Settings, Stopped, train
@@ -245,7 +246,7 @@ class Kills:
             assert (ended / LAST).read_bytes() == whole, f"{name}, seed {self.seed}"
             assert (ended / RESULT).exists()
             left = sorted(p.name for p in ended.iterdir())
-            assert left == [".lock", CONFIG, LAST, RESULT]
+            assert left == [".lock", CONFIG, *sorted(NAMES), LAST, RESULT]
         self.survived += before
 
     def close(self) -> None:
