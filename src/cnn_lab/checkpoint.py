@@ -59,7 +59,7 @@ def write(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(f"{path} cannot be written: {error.strerror}") from None
         raise
-    if os.name != "posix":  # a folder cannot be opened
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
         return
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -446,7 +446,7 @@ def _transform(recipe: Recipe, classes: int) -> BatchTransform | None:
 
 def workers_for(settings: Settings, data: DataSet) -> int:
     """How many processes load images."""
-    if os.name != "posix":  # they are told to ignore POSIX's signals
+    if not hasattr(signal, "SIGHUP"):  # which they are told to ignore
         return 0
     if settings.workers is not None:
         return settings.workers
