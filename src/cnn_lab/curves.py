@@ -48,9 +48,10 @@ def draw(recipe: Recipe, result: Json, folder: Path) -> list[Path]:
         loss.plot(epochs, [row["loss"] for row in rows], ".-", color="#28557f")
         loss.set_title("training loss")
         loss.set_ylim(bottom=0)
-        right = [row["accuracy"] for row in rows]
-        accuracy.plot(epochs, right, ".-", color="#3f7a2c")
-        accuracy.set_title("test accuracy")
+        held = "validation" if "validation_accuracy" in rows[0] else "test"
+        name = "validation_accuracy" if held == "validation" else "accuracy"
+        accuracy.plot(epochs, [row[name] for row in rows], ".-", color="#3f7a2c")
+        accuracy.set_title(f"{held} accuracy")
         accuracy.yaxis.set_major_formatter(PercentFormatter(1))
         steps = result.get("steps_per_epoch", 100)  # older results do not tell
         at, values = rates(recipe, steps, len(rows))

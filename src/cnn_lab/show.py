@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Told = Callable[[int, int], object]  # how many are done, of how many
-PARTS = {"train": "to learn from", "test": "to test"}
+PARTS = {"train": "to learn from", "validation": "to choose by", "test": "to test"}
 LISTED = 10  # classes that a summary names
 
 
@@ -187,14 +187,14 @@ def bar(what: str, stream: Any = None) -> Iterator[Told | None]:
 def summary(name: str, data: "DataSet") -> str:
     """What there is to learn from: of photos the classes, of many those at the ends."""
     photos = data.names is not None
-    what = "photos" if photos else "images"
-    counts = [
-        f"{sum(count):,} {what if n == 0 else ''} {PARTS[part]}".replace("  ", " ")
-        for n, (part, count) in enumerate(data.counts.items())
-    ]
+    totals = {part: sum(count) for part, count in data.counts.items()}
+    totals = totals or {"train": len(data.train), "test": len(data.test)}
+    known = [part for part in PARTS if part in totals]
+    counts = [f"{totals[part]:,} {PARTS[part]}" for part in known]
+    counts[0] = counts[0].replace(" ", " photos " if photos else " images ", 1)
     head = f"{name.removeprefix('folder:')}: {len(data.classes):,} classes"
     lines = [f"{head}, {', '.join(counts)}"]
-    if photos:
+    if photos and data.counts:
         lines += _classes(data)
     if data.other:
         found = sorted(data.other.items(), key=lambda item: (-item[1], item[0]))
@@ -213,7 +213,11 @@ def _classes(data: "DataSet") -> list[str]:
     width = max(len(data.classes[label]) for label in order)
     lines = []
     for label in order:
-        counts = [f"{c[label]:,} {PARTS[part]}" for part, c in data.counts.items()]
+        counts = [
+            f"{data.counts[part][label]:,} {said}"
+            for part, said in PARTS.items()
+            if part in data.counts
+        ]
         lines.append(f"  {data.classes[label]:<{width}}  {', '.join(counts)}")
     if len(data.classes) > LISTED:
         left = len(data.classes) - LISTED

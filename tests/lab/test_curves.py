@@ -112,6 +112,13 @@ def test_a_result_of_before_is_drawn(tmp_path: Path) -> None:
     assert all(path.exists() for path in draw(RECIPE, {"history": rows}, tmp_path))
 
 
+def test_where_images_are_held_out_their_accuracy_is_drawn(tmp_path: Path) -> None:
+    rows = [{"epoch": n, "loss": 1.0, "validation_accuracy": 0.5} for n in (1, 2)]
+    rows[-1]["accuracy"] = 0.6  # tested once, at the end
+    result = {"history": rows, "steps_per_epoch": 4}
+    assert "validation accuracy" in draw(RECIPE, result, tmp_path)[0].read_text()
+
+
 @pytest.mark.parametrize("why", ["no matplotlib", "no room"])
 def test_a_run_ends_well_without_its_pictures(
     why: str,

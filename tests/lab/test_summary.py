@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def told_of(folder: Path) -> list[str]:
 
 def test_images_in_memory_are_told_in_one_line() -> None:
     told = summary("digits", open_data("digits", Look(1, 8)))
+    assert told == "digits: 10 classes, 1,200 images to learn from, 597 to test"
+
+
+def test_parts_stand_in_their_order_and_without_counts_there_are_totals() -> None:
+    data = open_data("digits", Look(1, 8))
+    counts = {"test": [1] * 10, "validation": [2] * 10, "train": [300] * 10}
+    told = summary("digits", replace(data, counts=counts))
+    expected = "3,000 images to learn from, 20 to choose by, 10 to test"
+    assert told == f"digits: 10 classes, {expected}"
+    told = summary("digits", replace(data, counts={}))
     assert told == "digits: 10 classes, 1,200 images to learn from, 597 to test"
 
 
