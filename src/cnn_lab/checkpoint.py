@@ -59,6 +59,8 @@ def write(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise OSError(f"{path} cannot be written: {error.strerror}") from None
         raise
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the name

@@ -15,15 +15,16 @@ import typer
 from typer import Argument, Option
 
 from . import compare as comparison
-from . import networks, show
+from . import curves, networks, show
 from .checkpoint import NotACheckpoint
 from .export import Format
 from .export import export as write_out
 from .fit import BadData
+from .predict import report as report_predicted
 from .recipe import WHAT, Recipe, Strategy
 from .report import report
 from .sources import NAMES as DATA
-from .train import CONFIG, LAST, Refused, Settings, Stopped
+from .train import CONFIG, LAST, Refused, Settings, Stopped, rehearse
 from .train import train as carry_out
 
 app = typer.Typer(
@@ -212,6 +213,14 @@ Track = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+DryRun = Annotated[
+    bool,
+    Option(
+        "--dry-run",
+        help="Tell what there is to learn from, and stop before the first step.",
+        rich_help_panel=RUN,
+    ),
+]
 
 Photos = Annotated[
     str,
@@ -230,18 +239,38 @@ def _run(
     out: Path | None,
     resume: Path | None,
     settings: Settings,
+    dry_run: bool = False,
 ) -> None:
     if out and resume and out != resume:
         raise Refused(f"--resume {resume} goes on in its own folder, not in {out}")
     folder = resume or out or Path("runs") / _named(recipe)
+    if dry_run:
+        shown = show.on(sys.stdout) if _first_process() else show.Silent()
+        data = rehearse(recipe, folder, settings, resume=resume is not None, show=shown)
+        shown.note(show.summary(recipe.data, data))
+        return
     result = carry_out(
         recipe, folder, settings, resume=resume is not None, show=show.on(sys.stdout)
     )
     if _first_process():
+        _draw(recipe, result, folder)
         print(
             f"{folder}: accuracy {result['accuracy']:.2%} "
             f"of {result['images']} test images"
         )
+
+
+def _draw(recipe: Recipe, result: dict[str, Any], folder: Path) -> None:
+    """The curves; the run has ended well without them too."""
+    told = ""
+    try:
+        curves.draw(recipe, result, folder)
+    except ImportError:
+        told = "matplotlib is missing: pip install matplotlib"
+    except OSError as error:
+        told = _line(error)
+    if told:
+        print(f"cnn-lab: the curves are not drawn: {told}", file=sys.stderr)
 
 
 @app.command("train")
@@ -256,12 +285,14 @@ def train(
     workers: Workers = None,
     save_every: SaveEvery = 0,
     track: Track = "",
+    dry_run: DryRun = False,
 ) -> None:
     """Train a network.
 
     The run is kept in a folder: its options, its checkpoint, its result. Page lab/train.
     """
-    _run(recipe, out, resume, Settings(root, download, workers, save_every, track))
+    settings = Settings(root, download, workers, save_every, track)
+    _run(recipe, out, resume, settings, dry_run)
 
 
 @app.command("transfer")
@@ -282,6 +313,7 @@ def transfer(
     workers: Workers = None,
     save_every: SaveEvery = 0,
     track: Track = "",
+    dry_run: DryRun = False,
 ) -> None:
     """Train a network, or part of it, that others have trained before.
 
@@ -290,7 +322,8 @@ def transfer(
     """
     if recipe.data not in DATA and not recipe.data.startswith("folder:"):
         recipe = dataclasses.replace(recipe, data=f"folder:{recipe.data}")
-    _run(recipe, out, resume, Settings(root, download, workers, save_every, track))
+    settings = Settings(root, download, workers, save_every, track)
+    _run(recipe, out, resume, settings, dry_run)
 
 
 def _named(recipe: Recipe) -> str:
@@ -376,6 +409,14 @@ Checkpoint = Annotated[
         callback=_of_run,
     ),
 ]
+Measured = Annotated[
+    Path,
+    Argument(
+        metavar="CHECKPOINT",
+        help="The last.safetensors of a run, the run's folder, or predictions in a .csv.",
+        callback=_of_run,
+    ),
+]
 Tests = Annotated[
     str,
     Option(
@@ -386,7 +427,7 @@ Tests = Annotated[
 
 @app.command("evaluate")
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Measured,
     data: Tests = "",
     root: Root = Path("data"),
     download: Download = False,
@@ -400,12 +441,34 @@ def evaluate(
         Option(help="File for the confusion matrix; ends in .png or .svg."),
     ] = None,
 ) -> None:
-    """Measure a trained network on the test part of its data.
+    """Measure a trained network on the test part of its data, or predictions in a file.
 
+    A CSV file has the column `true`, and `predicted` or a column for each class.
     The interval of the accuracy is Wilson's, at 95 %. Pages
     lab/evaluate-and-export, evaluation/classification-metrics.
     """
     report(checkpoint, data, Settings(root, download, workers), as_json, confusion)
+
+
+@app.command("predict")
+def predict(
+    checkpoint: Checkpoint,
+    images: Annotated[
+        list[Path],
+        Argument(metavar="IMAGE", help="Files, or folders of photos."),
+    ],
+    top: Annotated[int, Option(min=1, help="Classes told of each image.")] = 5,
+    as_json: Annotated[
+        Path | None,
+        Option("--json", help="File for the classes; - writes them, not the lines."),
+    ] = None,
+) -> None:
+    """Tell what a trained network takes images for.
+
+    An image that cannot be read is told; the others are predicted all the same. Page
+    lab/evaluate-and-export.
+    """
+    report_predicted(checkpoint, images, top, as_json)
 
 
 @app.command("export")

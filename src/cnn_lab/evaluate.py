@@ -16,6 +16,7 @@ from . import checkpoint, networks
 from .checkpoint import NotACheckpoint
 from .fit import BadData, Here
 from .photos import Look
+from .show import Told
 from .sources import DataSet, all_photos, held_out_then, open_data
 from .train import PHOTOS, Refused, Settings, names_then, scores, workers_for
 
@@ -49,6 +50,17 @@ def opened(path: Path) -> tuple[nn.Module, Json]:
     return model.eval(), state
 
 
+def look_of(model: nn.Module, state: Json) -> Look:
+    """How images have to look for a checkpoint's network."""
+    return Look(
+        networks.channels(model),
+        state["size"],
+        tuple(state["mean"]),
+        tuple(state["std"]),
+        whole=_folder(state["recipe"]["data"]) is None,
+    )
+
+
 def data_of(
     path: Path, model: nn.Module, state: Json, name: str, settings: Settings
 ) -> tuple[DataSet, str]:
@@ -60,8 +72,7 @@ def data_of(
     Raises: BadData where they cannot be read or have other classes.
     """
     own = state["recipe"]["data"]
-    mean, std = tuple(state["mean"]), tuple(state["std"])
-    look = Look(networks.channels(model), state["size"], mean, std)
+    look = look_of(model, state)
     folder = _folder(name or own)
     if folder is not None and _folder(own) != folder:
         return all_photos(folder, look, state["classes"]), ""
@@ -95,12 +106,18 @@ def _folder(name: str) -> Path | None:
     return Path(name.removeprefix("folder:")).resolve()
 
 
-def evaluate(path: Path, data: str = "", settings: Settings | None = None) -> Json:
+def evaluate(
+    path: Path,
+    data: str = "",
+    settings: Settings | None = None,
+    told: Told | None = None,
+) -> Json:
     """The measures of a checkpoint's network on the test part of the data.
 
     Args:
         data: a data set with the same classes, or a folder of photos of some of them;
             the run's own if empty.
+        told: called with how many images are done, of how many.
 
     Raises: NotACheckpoint, BadData; FloatingPointError for scores that are not finite.
     """
@@ -109,7 +126,8 @@ def evaluate(path: Path, data: str = "", settings: Settings | None = None) -> Js
     found, changed = data_of(path, model, state, data, settings)
     machine = Here(torch.accelerator.current_accelerator(True) or torch.device("cpu"))
     model.to(machine.device)
-    out, truth = scores(model, found.test, machine, workers_for(settings, found))
+    workers = workers_for(settings, found)
+    out, truth = scores(model, found.test, machine, workers, told)
     if not out.isfinite().all():
         raise FloatingPointError(f"{path}: the network's scores are not finite")
     return {
@@ -185,4 +203,5 @@ def _mean(values: list[float | None]) -> float | None:
 def apart(out: Path | None, path: Path) -> None:
     """Refused where what is written would take the place of what is read."""
     if out and out.exists() and path.exists() and out.samefile(path):
-        raise Refused(f"{out} is the checkpoint itself; choose another file")
+        what = "file of predictions" if path.suffix.lower() == ".csv" else "checkpoint"
+        raise Refused(f"{out} is the {what} itself; choose another file")

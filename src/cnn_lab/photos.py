@@ -196,13 +196,15 @@ def _number(name: str) -> int:
 class Look:
     """How images are given to a network: its channels, their statistics, the size.
 
-    `mean` and `std` of None are those of the training images (photos: ImageNet's).
+    `mean` and `std` of None are those of the training images (photos: ImageNet's). Photos
+    are cut from the middle, or with `whole` given in full, as images in memory are.
     """
 
     channels: int
     size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    whole: bool = False
 
 
 class Photos:
@@ -248,6 +250,8 @@ class Photos:
         if self.cut:
             cut = v2.RandomResizedCrop(self.size, antialias=True)(image)
             return v2.RandomHorizontalFlip()(cut)  # type: ignore[no-any-return]
+        if self.look.whole:
+            return T.resize(image, [self.size, self.size], antialias=True)  # type: ignore[no-any-return]
         # The usual ratio of the shorter side to what is cut out: 256 to 224.
         image = T.resize(_not_thin(image), [math.ceil(self.size / 0.875)])
         return T.center_crop(image, [self.size, self.size])  # type: ignore[no-any-return]

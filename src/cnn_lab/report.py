@@ -11,6 +11,8 @@ from rich.table import Table
 
 from .checkpoint import whole
 from .evaluate import SCORES, apart, evaluate
+from .predictions import measured
+from .show import bar
 from .train import Settings, write
 
 Json = dict[str, Any]
@@ -19,9 +21,11 @@ Json = dict[str, Any]
 def tell(result: Json) -> None:
     """The measures on stdout; the same text wherever that is no terminal."""
     low, high = result["interval"]
-    print(
-        f"{result['network']} on {result['images']} test images of {result['data']}\n"
-    )
+    if "predictions" in result:
+        print(f"{result['images']} images of {result['predictions']}\n")
+    else:
+        images = f"{result['images']} test images of {result['data']}"
+        print(f"{result['network']} on {images}\n")
     if result["changed"]:
         print(f"since the run began {result['changed']}; new ones are not tested\n")
     print(
@@ -78,9 +82,8 @@ def draw(result: Json, path: Path) -> None:
         axes.set_yticks(range(len(names)), names)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        axes.set_title(
-            f"{result['network']} on {result['data']}: {result['accuracy']:.2%}"
-        )
+        what = result.get("predictions") or f"{result['network']} on {result['data']}"
+        axes.set_title(f"{what}: {result['accuracy']:.2%}")
         for row, column in counts.nonzero().tolist() if cell >= 0.3 else ():
             axes.text(
                 column,
@@ -102,12 +105,22 @@ def report(
     as_json: Path | None,
     confusion: Path | None,
 ) -> None:
-    """Evaluate, and show it: on stdout, as JSON (`-`: on stdout instead), as a picture."""
+    """Evaluate, and show it: on stdout, as JSON (`-`: on stdout instead), as a picture.
+
+    Args:
+        path: a checkpoint, or a CSV file of predictions.
+    """
     if confusion and confusion.suffix not in (".png", ".svg"):
         raise ValueError(f"--confusion {confusion} must end in .png or .svg")
     for out in (as_json, confusion):
         apart(out, path)
-    result = evaluate(path, data, settings)
+    if path.suffix.lower() == ".csv":
+        if data:
+            raise ValueError(f"--data {data}: {path} holds the true classes itself")
+        result = measured(path)
+    else:
+        with bar("testing", sys.stderr) as told:
+            result = evaluate(path, data, settings, told)
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))
     else:

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -10,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -21,15 +24,21 @@ if TYPE_CHECKING:
     from .sources import DataSet
 
 Json = dict[str, Any]
+Told = Callable[[int, int], object]  # how many are done, of how many
+PARTS = {"train": "to learn from", "validation": "to choose by", "test": "to test"}
+LISTED = 10  # classes that a summary names
 
 
 class Show(Protocol):
     """Who is told of a run."""
 
+    def note(self, text: str) -> None: ...
+    def loading(self) -> AbstractContextManager[object]: ...
     def begin(
         self, recipe: "Recipe", data: "DataSet", done: int, per_epoch: int
     ) -> None: ...
     def step(self, step: Step) -> None: ...
+    def tested(self, done: int, total: int) -> None: ...
     def epoch(self, row: Json) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -43,12 +52,21 @@ class Show(Protocol):
 class Silent:
     """Nothing is shown."""
 
+    def note(self, text: str) -> None:
+        pass
+
+    def loading(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
     def begin(
         self, recipe: "Recipe", data: "DataSet", done: int, per_epoch: int
     ) -> None:
         pass
 
     def step(self, step: Step) -> None:
+        pass
+
+    def tested(self, done: int, total: int) -> None:
         pass
 
     def epoch(self, row: Json) -> None:
@@ -62,52 +80,61 @@ class Silent:
 
 
 class Lines(Silent):
-    """A line for each epoch."""
+    """What there is to learn from, and a line for each epoch."""
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
 
     def begin(
         self, recipe: "Recipe", data: "DataSet", done: int, per_epoch: int
     ) -> None:
-        self.epochs, self.images, self.start = recipe.epochs, 0, time.perf_counter()
+        self.note(summary(recipe.data, data))
         if done:
-            print(f"going on after step {done}", flush=True)
+            self.note(f"going on after step {done}")
+        self.epochs, self.images, self.start = recipe.epochs, 0, time.perf_counter()
 
     def step(self, step: Step) -> None:
         self.images += step.images
 
     def epoch(self, row: Json) -> None:
         speed = self.images / (time.perf_counter() - self.start)
-        print(f"{told(row, self.epochs)}, {speed:.0f} images/s", flush=True)
+        self.note(f"{told(row, self.epochs)}, {speed:.0f} images/s")
         self.images, self.start = 0, time.perf_counter()
 
 
 class Bar(Lines):
-    """A bar of all steps, with a line above it for each epoch."""
+    """A bar of all steps, with a line above it for each epoch; below it one of a test."""
 
     def __init__(self, console: Console) -> None:
+        self.test: TaskID | None = None
         self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}"),
-            TextColumn("{task.fields[speed]} images/s"),
+            TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
             console=console,
         )
+
+    def note(self, text: str) -> None:
+        self.progress.console.print(
+            text, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+
+    def loading(self) -> AbstractContextManager[object]:
+        return self.progress.console.status("reading the data")
 
     def begin(
         self, recipe: "Recipe", data: "DataSet", done: int, per_epoch: int
     ) -> None:
         super().begin(recipe, data, 0, per_epoch)
+        self.loss, self.accuracy = 0.0, "–"
         self.task = self.progress.add_task(
-            "",
+            f"epoch {done // per_epoch + 1}/{recipe.epochs}",
             total=recipe.epochs * per_epoch,
             completed=done,
-            epoch=f"{done // per_epoch + 1}/{recipe.epochs}",
-            loss="–",
-            accuracy="–",
-            speed="–",
+            state="loss –  accuracy –",
         )
-        self.loss = 0.0
 
     def step(self, step: Step) -> None:
         super().step(step)
@@ -117,14 +144,21 @@ class Bar(Lines):
         self.progress.update(
             self.task,
             advance=1,
-            epoch=f"{step.epoch}/{self.epochs}",
-            loss=f"{self.loss:.3f}",
-            speed=f"{speed:.0f}",
+            description=f"epoch {step.epoch}/{self.epochs}",
+            state=f"loss {self.loss:.3f}  accuracy {self.accuracy} {speed:.0f} images/s",
         )
 
+    def tested(self, done: int, total: int) -> None:
+        if self.test is None:
+            self.test = self.progress.add_task("testing", total=total, state="images")
+        self.progress.update(self.test, completed=done)
+
     def epoch(self, row: Json) -> None:
-        self.progress.update(self.task, accuracy=f"{row['accuracy']:.1%}")
-        self.progress.console.print(told(row, self.epochs), highlight=False)
+        if self.test is not None:
+            self.progress.remove_task(self.test)
+            self.test = None
+        self.accuracy = f"{row['accuracy']:.1%}"
+        self.note(told(row, self.epochs))
         self.images, self.start = 0, time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -133,6 +167,62 @@ class Bar(Lines):
 
     def __exit__(self, *told: object) -> None:
         self.progress.stop()
+
+
+@contextmanager
+def bar(what: str, stream: Any = None) -> Iterator[Told | None]:
+    """A bar of what is not a run, gone at its end; None where there is no terminal."""
+    console = Console(file=stream or sys.stdout)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        TextColumn("{task.description}"), *columns, console=console, transient=True
+    ) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def summary(name: str, data: "DataSet") -> str:
+    """What there is to learn from: of photos the classes, of many those at the ends."""
+    photos = data.names is not None
+    totals = {part: sum(count) for part, count in data.counts.items()}
+    totals = totals or {"train": len(data.train), "test": len(data.test)}
+    known = [part for part in PARTS if part in totals]
+    counts = [f"{totals[part]:,} {PARTS[part]}" for part in known]
+    counts[0] = counts[0].replace(" ", " photos " if photos else " images ", 1)
+    head = f"{name.removeprefix('folder:')}: {len(data.classes):,} classes"
+    lines = [f"{head}, {', '.join(counts)}"]
+    if photos and data.counts:
+        lines += _classes(data)
+    if data.other:
+        found = sorted(data.other.items(), key=lambda item: (-item[1], item[0]))
+        some = [f"{count:,} {ending or 'without ending'}" for ending, count in found]
+        more = f" and {len(some) - 6} other endings" if len(some) > 6 else ""
+        lines.append(f"left out, no photos: {', '.join(some[:6])}{more}")
+    return "\n".join(lines)
+
+
+def _classes(data: "DataSet") -> list[str]:
+    """A line for each class; of many, for those with the most and the fewest photos."""
+    order = list(range(len(data.classes)))
+    if len(order) > LISTED:
+        order.sort(key=lambda label: -sum(part[label] for part in data.counts.values()))
+        order = [*order[: LISTED // 2], *order[LISTED // 2 - LISTED :]]
+    width = max(len(data.classes[label]) for label in order)
+    lines = []
+    for label in order:
+        counts = [
+            f"{data.counts[part][label]:,} {said}"
+            for part, said in PARTS.items()
+            if part in data.counts
+        ]
+        lines.append(f"  {data.classes[label]:<{width}}  {', '.join(counts)}")
+    if len(data.classes) > LISTED:
+        left = len(data.classes) - LISTED
+        lines.insert(LISTED // 2, f"  … {left:,} more, with as many or fewer")
+    return lines
 
 
 def told(row: Json, epochs: int) -> str:

@@ -2,8 +2,9 @@
 
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class DataSet:
         digest: of all images and labels, or of the names of all photos.
         names: of the photos, where they are in files.
         counts: of the images of each class, by part.
+        other: how many files of each ending are no photos, and left out.
     """
 
     classes: list[str]
@@ -63,6 +65,7 @@ class DataSet:
     digest: str
     counts: dict[str, list[int]]
     names: Names | None = None
+    other: dict[str, int] = field(default_factory=dict)
 
 
 def open_data(
@@ -212,7 +215,7 @@ def _of_folders(
     grey = look.channels == 1
     mean = look.mean or ((math.fsum(colours) / 3,) if grey else colours)
     std = look.std or ((math.fsum(spreads) / 3,) if grey else spreads)
-    look = Look(look.channels, look.size, mean, std)
+    look = replace(look, mean=mean, std=std)
     source = Photos(train.opened(), look, augment)
     names = Names([n for n, _ in train.files], [n for n, _ in test.files])
     return DataSet(
@@ -225,6 +228,7 @@ def _of_folders(
         names.digest(),
         {"train": train.counts(), "test": test.counts()},
         names,
+        dict(Counter(train.other) + Counter(test.other)),
     )
 
 

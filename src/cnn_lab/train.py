@@ -5,7 +5,6 @@ photos `photos.json` (which are learnt from, which are held out) and, once the r
 ended, `result.json`.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -40,7 +39,7 @@ from .recipe import (
     make_schedule,
 )
 from .record import environment
-from .show import Show, Silent
+from .show import Show, Silent, Told
 from .sources import DataSet, Names, changes, open_data
 
 Json = dict[str, Any]
@@ -131,7 +130,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(_deterministic(recipe.deterministic))
         torch.manual_seed(recipe.seed)
-        model, data = prepared(recipe, settings)
+        model, data = prepared(recipe, settings, show)
         run = _begin(recipe, model, data, machine)
         if found is not None:
             _same_data(found, data, folder)
@@ -169,6 +168,7 @@ def train(
             "seconds": round(seconds, 3),
             "processor_seconds": round(work, 2),
             "steps": run.done - begun,  # in these seconds: not those before a stop
+            "steps_per_epoch": run.done // len(run.history),
             "environment": environment(str(machine.device)),
         }
         if machine.is_main_process:
@@ -177,21 +177,50 @@ def train(
         return result
 
 
-def prepared(recipe: Recipe, settings: Settings) -> tuple[nn.Module, DataSet]:
+def rehearse(
+    recipe: Recipe,
+    folder: Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    show: Show | None = None,
+) -> DataSet:
+    """All that a run does before its first step, without writing anything.
+
+    Returns the data. Raises: as `train` does before the first step.
+    """
+    state = _found(recipe, folder, resume)
+    possible(recipe)
+    if settings.track:
+        _has_tracker(settings.track)
+    with torch.random.fork_rng(devices=[]):
+        _, data = prepared(recipe, settings, show)
+    if state is not None:
+        _same_data(state, data, folder)
+    return data
+
+
+def prepared(
+    recipe: Recipe, settings: Settings, show: Show | None = None
+) -> tuple[nn.Module, DataSet]:
     """The network with its first weights, and the data as it wants them."""
+    show = show or Silent()
     with torch.device("meta"):
         channels = networks.channels(networks.build(recipe.network, 10))
-    start = transfer.start(recipe)
-    data = open_data(
-        recipe.data,
-        start.look(channels, recipe.size),
-        root=settings.root,
-        augment=recipe.augmentations,
-        download=settings.download,
-    )
+    with show.loading():
+        start = transfer.start(recipe)
+        data = open_data(
+            recipe.data,
+            start.look(channels, recipe.size),
+            root=settings.root,
+            augment=recipe.augmentations,
+            download=settings.download,
+        )
     model = networks.build(recipe.network, len(data.classes))
     model.to(torch.get_default_dtype())
     start.into(model, data.classes)
+    if start.told:
+        show.note(f"weights of {start.origin}: {start.told}")
     _check(model, recipe, (channels, data.size, data.size), len(data.train))
     return model, data
 
@@ -271,6 +300,13 @@ def _machine(
 
 def possible(recipe: Recipe) -> None:
     """Refused for what this machine cannot do."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise Refused(
+            "cnn-lab's runs need POSIX (fcntl), which this machine does not have: train "
+            "on Linux, macOS or WSL; evaluate, export, predict and list work here"
+        ) from None
     if recipe.mixed_precision == Precision.fp16 and not torch.cuda.is_available():
         raise Refused("mixed precision fp16 needs a GPU; bf16 runs on a CPU too")
 
@@ -343,7 +379,7 @@ def _walk(
         """The epoch's last word; an epoch whose testing fails is kept, and tested later."""
         run.untested = row
         try:
-            right = accuracy(run.tested, data.test, machine, workers)
+            right = accuracy(run.tested, data.test, machine, workers, show.tested)
         except BaseException:
             _save(run, recipe, data, machine, folder)
             raise
@@ -410,27 +446,41 @@ def _transform(recipe: Recipe, classes: int) -> BatchTransform | None:
 
 def workers_for(settings: Settings, data: DataSet) -> int:
     """How many processes load images."""
+    if not hasattr(signal, "SIGHUP"):  # which they are told to ignore
+        return 0
     if settings.workers is not None:
         return settings.workers
     return 0 if isinstance(data.train, InMemory) else min(os.cpu_count() or 1, 8)
 
 
 def scores(
-    model: nn.Module, source: Source, machine: Machine, workers: int = 0
+    model: nn.Module,
+    source: Source,
+    machine: Machine,
+    workers: int = 0,
+    told: Told | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The scores and classes of this process's share, in evaluation mode, on the CPU.
 
-    Every module gets its mode back.
+    Every module gets its mode back. `told(done, total)` is called before the first batch
+    and after each, with the images of this share.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     outputs, targets = [], []
+    plan, done = InOrder(source, 256, machine), 0
+    total = sum(map(len, plan.batches))
+    if told is not None:
+        told(0, total)
     try:
         with torch.no_grad():
-            for x, y in loaded(InOrder(source, 256, machine), workers):
+            for x, y in loaded(plan, workers):
                 with machine.autocast():
                     outputs.append(model(x.to(machine.device)).float().cpu())
                 targets.append(y)
+                done += len(y)
+                if told is not None:
+                    told(done, total)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -438,10 +488,14 @@ def scores(
 
 
 def accuracy(
-    model: nn.Module, source: Source, machine: Machine, workers: int = 0
+    model: nn.Module,
+    source: Source,
+    machine: Machine,
+    workers: int = 0,
+    told: Told | None = None,
 ) -> float:
     """The share of all images whose largest score is their class's."""
-    found, truth = scores(model, source, machine, workers)
+    found, truth = scores(model, source, machine, workers, told)
     right = (found.argmax(dim=1) == truth).sum().to(machine.device)
     return int(machine.reduce(right)) / len(source)
 
@@ -606,6 +660,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
     The processes that load images have no part in a lock of this kind.
     """
+    import fcntl  # not on Windows
+
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:

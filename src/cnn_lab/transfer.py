@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from . import checkpoint, networks
-from .checkpoint import NotACheckpoint
+from . import checkpoint, networks, weights
 from .photos import Look
 from .recipe import Recipe, Strategy
 from .sources import Statistics
@@ -37,6 +34,7 @@ class Start:
         origin: where they come from, for messages.
         state: tensors by name; None: the network keeps its own.
         classes: what the classifier was trained to tell; None: nothing is known of it.
+        told: what was done to read them, for who starts the run.
     """
 
     network: str = ""
@@ -46,6 +44,7 @@ class Start:
     mean: Statistics | None = None
     std: Statistics | None = None
     size: int | None = None
+    told: str = ""
 
     def look(self, channels: int, size: int | None) -> Look:
         return Look(channels, size or self.size, self.mean, self.std)
@@ -67,6 +66,7 @@ class Start:
         else:
             other = self.classes != classes
         left = heads if other else set()
+        strange = weights.few(name for name in given if name not in own)
         for name, tensor in own.items():
             if name in left or name.endswith("num_batches_tracked"):
                 continue  # files of old have no such counts
@@ -75,12 +75,12 @@ class Start:
                 raise ValueError(
                     f"{self.origin} does not fit {self.network}: {name} of shape "
                     f"{tuple(tensor.shape)} is needed, got {found}"
+                    + (f"; it has {strange} instead" if strange else "")
                 )
-        for name in given:
-            if name not in own:
-                raise ValueError(
-                    f"{self.origin} does not fit {self.network}, which has no {name}"
-                )
+        if strange:
+            raise ValueError(
+                f"{self.origin} does not fit {self.network}, which has no {strange}"
+            )
         new = {name: tensor for name, tensor in given.items() if name not in left}
         model.load_state_dict({**own, **new})
         # Small at first, whatever the network does: EfficientNet's own are for 1,000
@@ -93,23 +93,19 @@ def start(recipe: Recipe) -> Start:
     """What `recipe.weights` names.
 
     Raises: ValueError where nobody has published weights or they cannot be had;
-    NotACheckpoint for a file that is neither a checkpoint nor a file of tensors.
+    NotACheckpoint for a file that is neither a checkpoint nor one of tensors.
     """
     if not recipe.weights:
         return Start()
     if recipe.weights == IMAGENET:
         return _published(recipe.network)
     path = Path(recipe.weights)
-    try:
-        found = checkpoint.load(path)
-    except NotACheckpoint:
-        try:
-            state = load_file(path)  # tensors alone, from elsewhere
-        except (SafetensorError, OSError):
-            state = None
-        if state is None:
-            raise
-        return Start(recipe.network, recipe.weights, state)
+    if weights.of_others(path):
+        with torch.device("meta"):
+            own = networks.build(recipe.network, 10).state_dict()
+        tensors, told = weights.read(path, own)
+        return Start(recipe.network, recipe.weights, tensors, told="; ".join(told))
+    found = checkpoint.load(path)
     state = found["model"]
     if found["weight_ema"] is not None:  # what was tested
         names = [n for n in found["weight_ema"] if n.startswith("module.")]

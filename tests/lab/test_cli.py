@@ -26,7 +26,7 @@ from cnn_lab.train import CONFIG, LAST, RESULT, Settings, train
 
 DOCS = Path(__file__).parents[2] / "docs"
 TINY = ["ResNet(BasicBlock, (1,), width=4, small_images=True)", "--size", "8"]
-COMMANDS = ("train", "transfer", "compare", "evaluate", "export", "list")
+COMMANDS = ("train", "transfer", "compare", "evaluate", "predict", "export", "list")
 CATEGORIES = (
     "foundations|modern|attention|training|optimization|evaluation|compression|lab"
 )
@@ -199,16 +199,21 @@ def test_a_configuration_that_cannot_be_used_ends_in_one_line(
 class Data:
     """As much of a data set as is told of."""
 
+    names, other = None, {}
+    classes = ("a", "b")
+    counts = {"train": [6, 4], "test": [3, 2]}  # noqa: RUF012
+
 
 def test_where_there_is_no_terminal_each_epoch_is_a_line(lab: Any) -> None:
     code, out, _ = lab("train", *TINY, "--epochs", "2", "--out", "run")
     assert code == 0
     lines = out.splitlines()
-    assert len(lines) == 3
-    for n, line in enumerate(lines[:2], 1):
+    assert len(lines) == 4
+    assert lines[0] == "digits: 10 classes, 1,200 images to learn from, 597 to test"
+    for n, line in enumerate(lines[1:3], 1):
         told = rf"epoch {n}/2: loss \d\.\d{{4}}, accuracy \d+\.\d\d%, \d+ images/s"
         assert re.fullmatch(told, line), line
-    assert re.fullmatch(r"run: accuracy \d+\.\d\d% of 597 test images", lines[2])
+    assert re.fullmatch(r"run: accuracy \d+\.\d\d% of 597 test images", lines[3])
 
 
 def test_on_a_terminal_a_bar_shows_loss_accuracy_speed_and_the_time_left(
@@ -258,7 +263,7 @@ def test_a_run_that_goes_on_shows_the_steps_that_are_made_already() -> None:
     bar.begin(Recipe("LeNet5", epochs=3), Data(), 25, 10)  # type: ignore[arg-type]
     task = bar.progress.tasks[0]
     assert (task.completed, task.total) == (25, 30)
-    assert task.fields["epoch"] == "3/3"
+    assert task.description == "epoch 3/3"
 
 
 # --- trackers ------------------------------------------------------------------------

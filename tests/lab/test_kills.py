@@ -26,9 +26,19 @@ from PIL import Image
 
 import cnn_lab.cli
 from cnn_lab import checkpoint
+from cnn_lab.curves import NAMES
 from cnn_lab.recipe import Recipe
 from cnn_lab.show import Silent
-from cnn_lab.train import CONFIG, LAST, RESULT, Refused, Settings, Stopped, train
+from cnn_lab.train import (
+    CONFIG,
+    LAST,
+    PHOTOS,
+    RESULT,
+    Refused,
+    Settings,
+    Stopped,
+    train,
+)
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 DROPS = "VisionTransformer(8, 1, 2, 16, 32, image_size=32, dropout=0.2)"
@@ -245,7 +255,8 @@ class Kills:
             assert (ended / LAST).read_bytes() == whole, f"{name}, seed {self.seed}"
             assert (ended / RESULT).exists()
             left = sorted(p.name for p in ended.iterdir())
-            assert left == [".lock", CONFIG, LAST, RESULT]
+            of_photos = [PHOTOS] if "photos" in kind else []
+            assert left == sorted([".lock", CONFIG, *NAMES, LAST, *of_photos, RESULT])
         self.survived += before
 
     def close(self) -> None:

@@ -1,0 +1,128 @@
+"""What a trained network takes images for: classes and their probabilities.
+
+Images are given to the network as those of a test are, one after another.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import show
+from .evaluate import apart, look_of, opened
+from .fit import BadData
+from .photos import ENDINGS, Photos, hidden
+from .train import Refused, write
+
+Json = dict[str, Any]
+BATCH = 64
+
+
+def predict(
+    path: Path, images: Sequence[Path], top: int = 5, told: show.Told | None = None
+) -> Json:
+    """The most probable classes of images, by the network of a checkpoint.
+
+    Args:
+        images: files, and folders, of which all photos below are taken.
+        top: how many classes of each, at most.
+        told: called with how many images are done, of how many.
+
+    Returns "checkpoint", "network" and "images": for each its "file" and "classes" (each
+    with "name" and "probability", the most probable first), or its "file" and "error".
+    Raises: NotACheckpoint; FloatingPointError for scores that are not finite; ValueError
+    for a `top` below 1.
+    """
+    if top < 1:
+        raise ValueError(f"top is {top}, expected at least 1")
+    model, state = opened(path)
+    device = torch.accelerator.current_accelerator(True) or torch.device("cpu")
+    model.to(device)
+    rows: list[Json] = [row for image in images for row in _found(image)]
+    look = look_of(model, state)
+    waiting: list[tuple[Json, Tensor]] = []
+
+    def flush() -> None:
+        if not waiting:
+            return
+        with torch.no_grad():
+            scores = model(torch.cat([x for _, x in waiting]).to(device)).cpu()
+        if not scores.isfinite().all():
+            raise FloatingPointError(f"{path}: the network's scores are not finite")
+        found = scores.double().softmax(dim=1).topk(min(top, scores.shape[1]))
+        for (row, _), *best in zip(waiting, *map(Tensor.tolist, found), strict=True):
+            row["classes"] = [
+                {"name": state["classes"][label], "probability": probability}
+                for probability, label in zip(*best, strict=True)
+            ]
+        waiting.clear()
+
+    for done, row in enumerate(rows, 1):
+        if "error" not in row:
+            try:
+                image = Photos([(row["file"], 0)], look).take(
+                    torch.tensor([0]), torch.empty(1, 0)
+                )[0]
+                waiting.append((row, image))
+            except BadData as error:
+                row["error"] = str(error)
+        if len(waiting) == BATCH or done == len(rows):
+            flush()
+        if told is not None:
+            told(done, len(rows))
+    return {
+        "checkpoint": str(path),
+        "network": state["recipe"]["network"],
+        "images": rows,
+    }
+
+
+def _found(path: Path) -> Iterator[Json]:
+    """A row for the file, or for each photo below the folder."""
+    if not path.is_dir():
+        error = {} if path.exists() else {"error": f"there is no image {path}"}
+        yield {"file": str(path), **error}
+        return
+    count = 0
+    for root, inner, files in os.walk(path, followlinks=True):
+        inner[:] = sorted(name for name in inner if not hidden(name))
+        for name in sorted(files):
+            if not hidden(name) and name.lower().endswith(ENDINGS):
+                count += 1
+                yield {"file": str(Path(root) / name)}
+    if not count:
+        yield {"file": str(path), "error": f"{path} has no photo"}
+
+
+def report(path: Path, images: Sequence[Path], top: int, as_json: Path | None) -> None:
+    """Predict, and show it: on stdout, as JSON (`-`: on stdout instead).
+
+    Raises: Refused at the end where an image could not be read.
+    """
+    apart(as_json, path)
+    with show.bar("images", sys.stderr) as told:
+        result = predict(path, images, top, told)
+    rows = result["images"]
+    if as_json == Path("-"):
+        print(json.dumps(result, indent=1))
+    else:
+        for row in rows:
+            if "error" not in row:
+                print(f"{row['file']}: {_line(row['classes'])}")
+        if as_json:
+            write(as_json, result)
+    sys.stdout.flush()
+    errors = [row["error"] for row in rows if "error" in row]
+    for error in errors:
+        print(f"cnn-lab: {' '.join(error.split())}", file=sys.stderr)
+    if errors:
+        raise Refused(f"{len(errors)} of {len(rows)} images could not be read")
+
+
+def _line(classes: list[Json]) -> str:
+    return ", ".join(f"{c['name']} {c['probability']:.1%}" for c in classes)
