@@ -23,7 +23,7 @@ from .fit import BadData
 from .recipe import WHAT, Recipe, Strategy
 from .report import report
 from .sources import NAMES as DATA
-from .train import CONFIG, LAST, Refused, Settings, Stopped
+from .train import BEST, CONFIG, LAST, Refused, Settings, Stopped
 from .train import train as carry_out
 
 app = typer.Typer(
@@ -240,8 +240,17 @@ def _run(
     if _first_process():
         print(
             f"{folder}: accuracy {result['accuracy']:.2%} "
-            f"of {result['images']} test images"
+            f"of {result['images']} test images{_chosen(result)}"
         )
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    if "validation_accuracy" not in result:
+        return ""
+    return (
+        f", after epoch {result['epoch']}, which did best on "
+        f"{result['validation_images']} validation images"
+    )
 
 
 @app.command("train")
@@ -364,15 +373,16 @@ def _arm(baseline: Recipe, text: str) -> Recipe:
 
 
 def _of_run(path: Path) -> Path:
-    """The checkpoint of a run's folder."""
-    return path / LAST if (path / LAST).exists() else path
+    """The checkpoint of a run's folder: the one whose accuracy its result tells."""
+    there = [path / name for name in (BEST, LAST) if (path / name).exists()]
+    return there[0] if there else path
 
 
 Checkpoint = Annotated[
     Path,
     Argument(
         metavar="CHECKPOINT",
-        help="The last.safetensors of a run, or the run's folder.",
+        help="The last.safetensors (or best.safetensors) of a run, or the run's folder.",
         callback=_of_run,
     ),
 ]

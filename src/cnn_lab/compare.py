@@ -36,7 +36,8 @@ from .train import CONFIG, Refused, Settings, Stopped, possible, prepared, train
 
 Json = dict[str, Any]
 RESULT, PLOT = "compare.json", "compare.svg"
-BUDGET = ("data", "epochs", "batch_size", "seed")  # the same for all arms
+# The same for all arms.
+BUDGET = ("data", "epochs", "batch_size", "validate", "patience", "seed")
 BASELINE = "baseline"
 
 
@@ -249,6 +250,8 @@ def _same_as_before(
     if not path.exists():
         return
     saved = json.loads(path.read_text(encoding="utf-8"))
+    # A comparison that was begun before there was such an option did without.
+    saved = {**{f.name: f.default for f in dataclasses.fields(Recipe)}, **saved}
     for name, value in _config(baseline, arms, seeds).items():
         if name not in saved or saved[name] != value:
             raise Refused(

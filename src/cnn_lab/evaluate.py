@@ -69,7 +69,13 @@ def data_of(
         then = names_then(path.parent)
         if then is not None and then.digest() == state.get("digest"):
             return held_out_then(folder, look, then)
-    data = open_data(name or own, look, root=settings.root, download=settings.download)
+    data = open_data(
+        name or own,
+        look,
+        root=settings.root,
+        validate=state["recipe"].get("validate", 0.0) if folder is not None else 0.0,
+        download=settings.download,
+    )
     if folder is not None and data.digest != state.get("digest"):
         raise BadData(
             f"{path.parent / PHOTOS}, which tells what was held out from the run, is "

@@ -123,7 +123,7 @@ class Bar(Lines):
         )
 
     def epoch(self, row: Json) -> None:
-        self.progress.update(self.task, accuracy=f"{row['accuracy']:.1%}")
+        self.progress.update(self.task, accuracy=f"{accuracy_of(row):.1%}")
         self.progress.console.print(told(row, self.epochs), highlight=False)
         self.images, self.start = 0, time.perf_counter()
 
@@ -136,10 +136,17 @@ class Bar(Lines):
 
 
 def told(row: Json, epochs: int) -> str:
+    part = "validation " if "validation_accuracy" in row else ""
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
-        f"accuracy {row['accuracy']:.2%}"
+        f"{part}accuracy {accuracy_of(row):.2%}"
     )
+
+
+def accuracy_of(row: Json) -> float:
+    """After an epoch: on the validation images where there are some, else the test part."""
+    found: float = row.get("validation_accuracy", row.get("accuracy"))
+    return found
 
 
 def on(stream: Any = sys.stdout) -> Show:

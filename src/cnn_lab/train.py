@@ -1,8 +1,9 @@
 """A run: a recipe carried out, saved on the way, and continued where it stopped.
 
 A folder holds `config.json` (the options), `last.safetensors` (the checkpoint), for
-photos `photos.json` (which are learnt from, which are held out) and, once the run has
-ended, `result.json`.
+photos `photos.json` (which are learnt from, which are held out), where images are held
+out for validation `best.safetensors` (the weights that did best on them) and, once the
+run has ended, `result.json`.
 """
 
 import fcntl
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from .sources import DataSet, Names, changes, open_data
 
 Json = dict[str, Any]
 LAST, CONFIG, RESULT = "last.safetensors", "config.json", "result.json"
+BEST = "best.safetensors"
 PHOTOS = "photos.json"
 
 
@@ -146,6 +148,7 @@ def train(
         try:
             with _interrupts(machine) as told:
                 _walk(run, recipe, data, folder, settings, machine, show, told)
+                row = _last_word(run, data, folder, machine, settings)
         except (RuntimeError, *CUT_OFF) as error:
             if _out_of_memory(error):
                 raise Refused(
@@ -162,8 +165,9 @@ def train(
         seconds += time.perf_counter()
         work += _processor_seconds()
         result = {
-            **run.history[-1],
+            **row,
             "images": len(data.test),
+            **({"validation_images": len(data.validation)} if data.validation else {}),
             "history": run.history,
             "curve": [row["loss"] for row in run.history],
             "seconds": round(seconds, 3),
@@ -187,6 +191,7 @@ def prepared(recipe: Recipe, settings: Settings) -> tuple[nn.Module, DataSet]:
         start.look(channels, recipe.size),
         root=settings.root,
         augment=recipe.augmentations,
+        validate=recipe.validate,
         download=settings.download,
     )
     model = networks.build(recipe.network, len(data.classes))
@@ -233,11 +238,15 @@ def _found(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
         return None  # stopped before its first checkpoint
     state = checkpoint.load(path)
     given, saved = recipe.to_json(), dict(state.get("recipe", {}))
+    # A run that was made before there was such an option did without.
+    saved = {**{f.name: f.default for f in fields(Recipe)}, **saved}
     for name, value in given.items():
-        if saved.get(name) != value:
+        if saved[name] != value:
             raise Refused(
-                f"{path} is of a run with {name} {saved.get(name)!r}, not {value!r}"
+                f"{path} is of a run with {name} {saved[name]!r}, not {value!r}"
             )
+    if recipe.validate and state["history"]:
+        checkpoint.load(folder / BEST)  # needed at the end: told now
     return state
 
 
@@ -338,23 +347,31 @@ def _walk(
         done=run.done,
     )
     show.begin(recipe, data, run.done, per_epoch)
+    part, prefix = data.test, ""
+    if data.validation is not None:  # the test part waits until the end
+        part, prefix = data.validation, "validation_"
 
     def test(row: Json) -> None:
         """The epoch's last word; an epoch whose testing fails is kept, and tested later."""
         run.untested = row
         try:
-            right = accuracy(run.tested, data.test, machine, workers)
+            found = accuracies(run.tested, part, machine, workers)
         except BaseException:
             _save(run, recipe, data, machine, folder)
             raise
-        run.history.append({**row, "accuracy": right})
+        run.history.append({**row, **{prefix + k: v for k, v in found.items()}})
         run.untested, run.total = None, 0.0
+        # Before the checkpoint: a run that is killed between them does this epoch again.
+        if data.validation is not None and best(run.history) is run.history[-1]:
+            _save(run, recipe, data, machine, folder, BEST)
 
     with closing(steps), show:  # type: ignore[type-var]
         if run.untested is not None:
             test(run.untested)
             _save(run, recipe, data, machine, folder)
             show.epoch(run.history[-1])
+        if _no_better(run.history, recipe.patience):
+            return
         for step in steps:
             if run.mean is not None:
                 run.mean.update_parameters(run.model)
@@ -374,15 +391,48 @@ def _walk(
             if step.ends_epoch:  # after the saving: a terminal may be gone
                 show.epoch(run.history[-1])
                 if settings.track:
-                    machine.log(
-                        {"accuracy": run.history[-1]["accuracy"]}, step=run.done
-                    )
+                    name = f"{prefix}accuracy"
+                    machine.log({name: run.history[-1][name]}, step=run.done)
+                if _no_better(run.history, recipe.patience):
+                    return
             if stop and run.done < recipe.epochs * per_epoch:
                 raise Stopped(
                     f"stopped after {run.done} steps, all of which are saved; "
                     f"{_how_to_go_on(folder)}",
                     told.number or signal.SIGINT,
                 )
+
+
+def best(history: list[Json]) -> Json:
+    """The epoch that did best on the validation images; of equals the earliest."""
+    return max(history, key=lambda row: row["validation_accuracy"])
+
+
+def _no_better(history: list[Json], patience: int) -> bool:
+    """Whether the best epoch is that many epochs ago."""
+    if not patience or not history:
+        return False
+    return int(history[-1]["epoch"] - best(history)["epoch"]) >= patience
+
+
+def _last_word(
+    run: Run,
+    data: DataSet,
+    folder: Path,
+    machine: accelerate.Accelerator,
+    settings: Settings,
+) -> Json:
+    """The last epoch; where there are validation images the best one, tested here."""
+    if data.validation is None:
+        return run.history[-1]
+    machine.wait_for_everyone()  # the first process writes the file that all read
+    state = checkpoint.load(folder / BEST)
+    _weights(run, state, folder / BEST)
+    workers = workers_for(settings, data)
+    return {
+        **state["history"][-1],
+        **accuracies(run.tested, data.test, machine, workers),
+    }
 
 
 def _same_buffers(model: nn.Module, machine: accelerate.Accelerator) -> None:
@@ -437,13 +487,27 @@ def scores(
     return torch.cat(outputs), torch.cat(targets)
 
 
+def accuracies(
+    model: nn.Module, source: Source, machine: Machine, workers: int = 0
+) -> dict[str, float]:
+    """The share of all images whose largest score is their class's: "accuracy".
+
+    With more than 5 classes also "top5", of those whose class is among the 5 largest.
+    """
+    found, truth = scores(model, source, machine, workers)
+    rights = {"accuracy": found.argmax(dim=1) == truth}
+    if found.shape[1] > 5:
+        rights["top5"] = (found.topk(5).indices == truth[:, None]).any(dim=1)
+    counts = torch.stack([right.sum() for right in rights.values()])
+    counts = machine.reduce(counts.to(machine.device))
+    return {k: n / len(source) for k, n in zip(rights, counts.tolist(), strict=True)}
+
+
 def accuracy(
     model: nn.Module, source: Source, machine: Machine, workers: int = 0
 ) -> float:
     """The share of all images whose largest score is their class's."""
-    found, truth = scores(model, source, machine, workers)
-    right = (found.argmax(dim=1) == truth).sum().to(machine.device)
-    return int(machine.reduce(right)) / len(source)
+    return accuracies(model, source, machine, workers)["accuracy"]
 
 
 # --- what is kept --------------------------------------------------------------------
@@ -455,11 +519,13 @@ def _save(
     data: DataSet,
     machine: accelerate.Accelerator,
     folder: Path,
+    name: str = LAST,
 ) -> None:
+    """Write a checkpoint; `BEST` is not gone on from, and has no optimizer's state."""
     if not machine.is_main_process:
         return
     checkpoint.save(
-        folder / LAST,
+        folder / name,
         {
             "recipe": recipe.to_json(),
             "classes": data.classes,
@@ -474,11 +540,17 @@ def _save(
             "history": run.history,
             "model": run.model.state_dict(),
             "weight_ema": run.mean.state_dict() if run.mean is not None else None,
-            "optimizer": run.optimizer.state_dict(),
-            "schedule": run.schedule.state_dict(),
-            "scaler": machine.scaler.state_dict() if machine.scaler else None,
+            **(_to_go_on(run, machine) if name == LAST else {}),
         },
     )
+
+
+def _to_go_on(run: Run, machine: accelerate.Accelerator) -> Json:
+    return {
+        "optimizer": run.optimizer.state_dict(),
+        "schedule": run.schedule.state_dict(),
+        "scaler": machine.scaler.state_dict() if machine.scaler else None,
+    }
 
 
 def _same_data(state: Json, data: DataSet, folder: Path) -> None:
@@ -493,7 +565,7 @@ def _same_data(state: Json, data: DataSet, folder: Path) -> None:
         return
     then = names_then(folder)
     if then is not None and data.names is not None:
-        told = changes(then, [*data.names.train, *data.names.test]) or told
+        told = changes(then, data.names.all()) or told
     raise Refused(
         f"{folder / LAST} is of a run on other data: {told}; go on with those of then, "
         "or begin anew with --out"
@@ -511,10 +583,8 @@ def names_then(folder: Path) -> Names | None:
 def _restore(
     run: Run, state: Json, machine: accelerate.Accelerator, path: Path
 ) -> None:
+    _weights(run, state, path)
     try:
-        run.model.load_state_dict(state["model"])
-        if run.mean is not None:
-            run.mean.load_state_dict(state["weight_ema"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.schedule.load_state_dict(state["schedule"])
         if machine.scaler:
@@ -522,6 +592,15 @@ def _restore(
         run.done, run.total = state["done"], state["total"]
         run.history = state["history"]
         run.untested = state.get("untested")
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise NotACheckpoint(f"{path} is of another network: {_first(error)}") from None
+
+
+def _weights(run: Run, state: Json, path: Path) -> None:
+    try:
+        run.model.load_state_dict(state["model"])
+        if run.mean is not None:
+            run.mean.load_state_dict(state["weight_ema"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise NotACheckpoint(f"{path} is of another network: {_first(error)}") from None
 

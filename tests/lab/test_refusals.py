@@ -27,9 +27,9 @@ import cnn_lab.cli
 from cnn_lab import checkpoint
 from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.fit import BadData
+from cnn_lab.photos import Look
 from cnn_lab.recipe import Recipe
 from cnn_lab.show import Silent
-from cnn_lab.photos import Look
 from cnn_lab.sources import open_data
 from cnn_lab.train import CONFIG, LAST, RESULT, Refused, Settings, Stopped, train
 
@@ -225,6 +225,8 @@ USAGE = {
     (*SHORT, "--label-smoothing", "2"): "--label-smoothing",
     (*SHORT, "--weight-ema", "1"): "--weight-ema",
     (*SHORT, "--mixed-precision", "fp8"): "bf16",
+    (*SHORT, "--validate", "0.95"): "--validate",
+    (*SHORT, "--patience", "-1"): "--patience",
     (*SHORT, "--seed", "-1"): "--seed",
     (*SHORT, "--strategy", "some"): "last-n",
     (*SHORT, "--last", "0"): "--last",
@@ -259,6 +261,7 @@ IMPOSSIBLE = {
     (*SHORT, "--augment", "cutout,blur"): "'blur'",
     (*SHORT, "--mixup", "1", "--cutmix", "1"): "mixup",
     (*SHORT, "--warmup", "1"): "warm-up",
+    (*SHORT, "--patience", "2"): "validate 0.1",
     (*SHORT, "--warmup", "9", "--schedule", "constant"): "warmup",
     (*SHORT, "--mixup", "inf"): "inf",
     (*SHORT, "--seed", "99999999999999999999"): "99999999999999999999",
