@@ -20,6 +20,7 @@ from .checkpoint import NotACheckpoint
 from .export import Format
 from .export import export as write_out
 from .fit import BadData
+from .own import is_code
 from .recipe import WHAT, Recipe, Strategy
 from .report import report
 from .sources import NAMES as DATA
@@ -297,7 +298,8 @@ def transfer(
     PHOTOS has a folder for every class, or train and val (or test) that have. Pages
     lab/transfer, modern/efficientnet.
     """
-    if recipe.data not in DATA and not recipe.data.startswith("folder:"):
+    named = recipe.data in DATA or is_code(recipe.data)
+    if not named and not recipe.data.startswith("folder:"):
         recipe = dataclasses.replace(recipe, data=f"folder:{recipe.data}")
     _run(recipe, out, resume, Settings(root, download, workers, save_every, track))
 
@@ -392,6 +394,13 @@ Tests = Annotated[
         help=f"Data set with the same classes: {', '.join(DATA)}. Else the run's own."
     ),
 ]
+Own = Annotated[
+    str,
+    Option(
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="What made the network, where it is code of your own.",
+    ),
+]
 
 
 @app.command("evaluate")
@@ -401,6 +410,7 @@ def evaluate(
     root: Root = Path("data"),
     download: Download = False,
     workers: Workers = None,
+    network: Own = "",
     as_json: Annotated[
         Path | None,
         Option("--json", help="File for the measures; - writes them, not the table."),
@@ -415,7 +425,8 @@ def evaluate(
     The interval of the accuracy is Wilson's, at 95 %. Pages
     lab/evaluate-and-export, evaluation/classification-metrics.
     """
-    report(checkpoint, data, Settings(root, download, workers), as_json, confusion)
+    settings = Settings(root, download, workers)
+    report(checkpoint, data, settings, as_json, confusion, network)
 
 
 @app.command("export")
@@ -428,13 +439,14 @@ def export(
     data: Tests = "",
     root: Root = Path("data"),
     download: Download = False,
+    network: Own = "",
 ) -> None:
     """Write a trained network as a file for other programs.
 
     It appears only if onnxruntime computes the same from it, on test images. Page
     lab/evaluate-and-export.
     """
-    told = write_out(checkpoint, out, data, Settings(root, download))
+    told = write_out(checkpoint, out, data, Settings(root, download), network=network)
     print(
         f"{told['file']}: opset {told['opset']}\non {told['images']} test images, "
         f"scores differ from torch's by {told['difference']:.0e} of the largest"

@@ -26,7 +26,6 @@ from rich.table import Table
 
 from cnn_techniques.evaluation import model_cost
 
-from . import networks
 from .fit import Step
 from .recipe import Recipe
 from .record import interval, paired
@@ -264,9 +263,7 @@ def _cost(name: str, recipe: Recipe, settings: Settings) -> Json:
     """Parameters and MACs of one image; Refused for an arm that cannot be built."""
     try:
         model, data = prepared(recipe, settings)
-        image = torch.zeros(
-            1, networks.channels(model), data.size, data.size, device="meta"
-        )
+        image = torch.zeros(1, *data.image, device="meta")
         cost = model_cost(model.to("meta").eval(), image)
     except (ValueError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]

@@ -66,12 +66,16 @@ class Recipe:
         Argument(
             help="A network by its function name, or a call as in Python: "
             '"ResNet(BasicBlock, (1, 1, 1), width=16)". `cnn-lab list` names all. '
+            "Or one of your own: package.module:function; page lab/own-network. "
             "Pages foundations/index, modern/index; blocks: attention/index."
         ),
     ]
     data: Annotated[
         str,
-        Option(help=f"Data set: {', '.join(DATA)}.", rich_help_panel=WHAT),
+        Option(
+            help=f"Data set: {', '.join(DATA)}, or package.module:function.",
+            rich_help_panel=WHAT,
+        ),
     ] = "digits"
     size: Annotated[
         int | None,

@@ -101,13 +101,14 @@ def report(
     settings: Settings,
     as_json: Path | None,
     confusion: Path | None,
+    network: str = "",
 ) -> None:
     """Evaluate, and show it: on stdout, as JSON (`-`: on stdout instead), as a picture."""
     if confusion and confusion.suffix not in (".png", ".svg"):
         raise ValueError(f"--confusion {confusion} must end in .png or .svg")
     for out in (as_json, confusion):
         apart(out, path)
-    result = evaluate(path, data, settings)
+    result = evaluate(path, data, settings, network=network)
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))
     else:

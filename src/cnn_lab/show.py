@@ -145,8 +145,8 @@ def told(row: Json, epochs: int) -> str:
 
 def accuracy_of(row: Json) -> float:
     """After an epoch: on the validation images where there are some, else the test part."""
-    found: float = row.get("validation_accuracy", row.get("accuracy"))
-    return found
+    validated = "validation_accuracy" in row
+    return float(row["validation_accuracy" if validated else "accuracy"])
 
 
 def on(stream: Any = sys.stdout) -> Show:

@@ -68,7 +68,8 @@ class DataSet:
         size: height and width in pixels.
         digest: of all images and labels, or of the names of all photos.
         names: of the photos, where they are in files.
-        counts: of the images of each class, by part.
+        counts: of the images of each class, by part; own data may not tell them.
+        shape: of an image, where it is not square: (C, H, W).
     """
 
     classes: list[str]
@@ -81,6 +82,12 @@ class DataSet:
     counts: dict[str, list[int]]
     names: Names | None = None
     validation: Source | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The shape of an image as the network gets it: (C, H, W)."""
+        return self.shape or (len(self.mean), self.size, self.size)
 
 
 def open_data(

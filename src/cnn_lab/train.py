@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, distributed, nn
 from torch.optim import lr_scheduler, swa_utils
 
-from . import checkpoint, networks, transfer
+from . import checkpoint, networks, own, transfer
 from .checkpoint import NotACheckpoint
 from .fit import BatchTransform, InMemory, InOrder, Machine, Source, loaded, walk
 from .recipe import (
@@ -113,18 +113,27 @@ def train(
     *,
     resume: bool = False,
     show: Show | None = None,
+    model: nn.Module | None = None,
+    data: Any = None,
 ) -> Json:
     """Carry out a recipe, and return its result.
 
     Args:
         folder: where the run is kept; made if it is not there.
         resume: go on with the run that the folder holds.
+        model: trained in place, instead of the one that the recipe names, which is then
+            its name for readers. Scores (N, K), or a tuple of which they are the first.
+        data: `own.Datasets` or a pair (train, test), instead of the recipe's.
 
     Raises: Refused for a folder that holds another run; BadData, NotACheckpoint,
     FloatingPointError and OSError with messages of one line; Stopped after SIGINT,
     SIGTERM or SIGHUP, with the run saved.
     """
     settings, show = settings or Settings(), show or Silent()
+    if model is not None:
+        recipe = replace(recipe, network=f"{own.GIVEN}: {recipe.network}")
+    if data is not None:
+        recipe = replace(recipe, data=own.GIVEN)
     found = _found(recipe, folder, resume)
     if found is not None and (folder / RESULT).exists():
         return json.loads((folder / RESULT).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
@@ -133,7 +142,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(_deterministic(recipe.deterministic))
         torch.manual_seed(recipe.seed)
-        model, data = prepared(recipe, settings)
+        model, data = prepared(recipe, settings, model, data)
         run = _begin(recipe, model, data, machine)
         if found is not None:
             _same_data(found, data, folder)
@@ -181,46 +190,85 @@ def train(
         return result
 
 
-def prepared(recipe: Recipe, settings: Settings) -> tuple[nn.Module, DataSet]:
-    """The network with its first weights, and the data as it wants them."""
-    with torch.device("meta"):
-        channels = networks.channels(networks.build(recipe.network, 10))
+def prepared(
+    recipe: Recipe,
+    settings: Settings,
+    model: nn.Module | None = None,
+    data: Any = None,
+) -> tuple[nn.Module, DataSet]:
+    """The network with its first weights, and the data as it wants them.
+
+    Args:
+        model, data: instead of those that the recipe names; see `train`.
+    """
+    if data is None and own.is_code(recipe.data):
+        data = own.datasets(recipe.data)
     start = transfer.start(recipe)
-    data = open_data(
-        recipe.data,
-        start.look(channels, recipe.size),
-        root=settings.root,
-        augment=recipe.augmentations,
-        validate=recipe.validate,
-        download=settings.download,
-    )
-    model = networks.build(recipe.network, len(data.classes))
+    if data is not None:
+        for name, value in (("size", recipe.size), ("augment", recipe.augment)):
+            if value:
+                raise ValueError(
+                    f"{name} ({value}) is not for data of one's own, whose transforms "
+                    "decide it"
+                )
+        found = own.data_set(data, recipe.validate)
+        if settings.workers:
+            own.can_be_sent(found.train)
+    else:
+        outline = model or networks.outline(recipe.network, 10)
+        found = open_data(
+            recipe.data,
+            start.look(networks.channels(outline), recipe.size),
+            root=settings.root,
+            augment=recipe.augmentations,
+            validate=recipe.validate,
+            download=settings.download,
+        )
+    if model is None:
+        model = networks.build(recipe.network, len(found.classes))
     model.to(torch.get_default_dtype())
-    start.into(model, data.classes)
-    _check(model, recipe, (channels, data.size, data.size), len(data.train))
-    return model, data
+    start.into(model, found.classes)
+    _check(model, recipe, found)
+    return model, found
 
 
-def _check(
-    model: nn.Module, recipe: Recipe, image: tuple[int, ...], images: int
-) -> None:
+def _check(model: nn.Module, recipe: Recipe, data: DataSet) -> None:
     """ValueError unless the model can be trained on the smallest batch of an epoch."""
-    batch = min(images % recipe.batch_size or recipe.batch_size, 2)
+    batch = min(len(data.train) % recipe.batch_size or recipe.batch_size, 2)
+    shape = (batch, *data.image)
+    mine = own.is_own(recipe.network)
     failed: Exception | None = None
     for device in ("meta", "cpu"):  # what cannot be done without numbers is done with
-        tried = deepcopy(model).to(device)
-        transfer.before_epoch(tried, recipe, 1)
         try:
+            tried = deepcopy(model).to(device)
+            transfer.before_epoch(tried, recipe, 1)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                tried(torch.zeros(batch, *image, device=device))
-            return
-        except (RuntimeError, ValueError) as error:
+                out = tried(torch.zeros(shape, device=device))
+            break
+        except Exception as error:
+            if not mine and not isinstance(error, RuntimeError | ValueError):
+                raise
             failed = error
-    assert failed is not None
-    raise ValueError(
-        f"{recipe.network} cannot be trained with a batch of shape "
-        f"{(batch, *image)}: {_first(failed)}"
+    else:
+        assert failed is not None
+        told = own.where(failed) if mine else _first(failed)
+        raise ValueError(
+            f"{recipe.network} cannot be trained with a batch of shape {shape}: {told}"
+        ) from (failed if mine else None)
+    if not mine:
+        return
+    scores, wanted = (
+        out[0] if isinstance(out, tuple) else out,
+        (batch, len(data.classes)),
     )
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
+        got = (
+            tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        )
+        raise ValueError(
+            f"{recipe.network} gives {got} for a batch of shape {shape}, expected "
+            f"scores {wanted}: one for each of the {len(data.classes)} classes"
+        )
 
 
 def _found(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
@@ -462,7 +510,8 @@ def workers_for(settings: Settings, data: DataSet) -> int:
     """How many processes load images."""
     if settings.workers is not None:
         return settings.workers
-    return 0 if isinstance(data.train, InMemory) else min(os.cpu_count() or 1, 8)
+    here = isinstance(data.train, InMemory | own.Items)  # torch's default too
+    return 0 if here else min(os.cpu_count() or 1, 8)
 
 
 def scores(
