@@ -149,6 +149,23 @@ class Recipe:
             rich_help_panel=HOW,
         ),
     ] = 0.0
+    clip: Annotated[
+        float,
+        Option(
+            min=0,
+            help="The largest norm of a step's gradient, to which longer ones are "
+            "shortened. 0: off.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.0
+    accumulate: Annotated[
+        int,
+        Option(
+            min=1,
+            help="Parts that a batch is computed in, one after the other, to save memory.",
+            rich_help_panel=FAST,
+        ),
+    ] = 1
     validate: Annotated[
         float,
         Option(

@@ -43,6 +43,7 @@ from .recipe import (
 from .record import environment
 from .show import Show, Silent
 from .sources import DataSet, Names, changes, open_data
+from .update import make_update
 
 Json = dict[str, Any]
 LAST, CONFIG, RESULT = "last.safetensors", "config.json", "result.json"
@@ -386,6 +387,7 @@ def _walk(
         loss=make_loss(recipe),
         schedule=run.schedule,
         batch_transform=_transform(recipe, len(data.classes)),
+        update=make_update(recipe),
         before_epoch=lambda model, epoch: transfer.before_epoch(
             run.model, recipe, epoch
         ),

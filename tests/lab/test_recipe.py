@@ -37,6 +37,7 @@ OTHER: dict[str, Any] = {
     "optimizer": Optimizer.radam, "learning_rate": 0.3, "weight_decay": 0.2,
     "schedule": Schedule.step_decay, "warmup": 1.5, "augment": "cutout, augmix",
     "mixup": 0.4, "cutmix": 0.6, "label_smoothing": 0.1, "weight_ema": 0.9,
+    "clip": 0.7, "accumulate": 2,
     "validate": 0.1, "patience": 3,
     "mixed_precision": Precision.bf16, "channels_last": True, "compile": True,
     "deterministic": True, "seed": 5, "strategy": Strategy.gradual,

@@ -225,6 +225,8 @@ USAGE = {
     (*SHORT, "--label-smoothing", "2"): "--label-smoothing",
     (*SHORT, "--weight-ema", "1"): "--weight-ema",
     (*SHORT, "--mixed-precision", "fp8"): "bf16",
+    (*SHORT, "--clip", "-1"): "--clip",
+    (*SHORT, "--accumulate", "0"): "--accumulate",
     (*SHORT, "--validate", "0.95"): "--validate",
     (*SHORT, "--patience", "-1"): "--patience",
     (*SHORT, "--seed", "-1"): "--seed",
