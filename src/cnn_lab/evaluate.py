@@ -86,9 +86,12 @@ def data_of(
     its = state["recipe"]["data"]
     if not isinstance(name, str) or own.is_code(name):
         given = own.datasets(name) if isinstance(name, str) else name
-        if not isinstance(given, own.Datasets):
-            given = own.Datasets(*given, classes=state["classes"])
-        data = own.data_set(dataclasses.replace(given, validation=None))
+        if isinstance(given, tuple) and len(given) == 2:
+            classes = getattr(given[0], "classes", None) or state["classes"]
+            given = own.Datasets(given[0], given[1], classes)
+        if isinstance(given, own.Datasets):  # nothing is chosen here
+            given = dataclasses.replace(given, validation=None)
+        data = own.data_set(given)
         _same_classes(data, state, name if isinstance(name, str) else own.GIVEN)
         return data, ""
     if own.is_own(its):

@@ -466,6 +466,16 @@ def test_other_data_are_noticed_when_a_run_goes_on(here: Path) -> None:
         evaluate(here / "run" / LAST, model=model)
     with pytest.raises(BadData, match="has other classes than the checkpoint"):
         evaluate(here / "run" / LAST, Datasets(test, test, ["a", "c"]), model=model)
+    with pytest.raises(BadData, match=r"class 0 is 'dark', in the checkpoint 'a'"):
+        evaluate(here / "run" / LAST, noisy_pair(), model=model)
+    with pytest.raises(ValueError, match="data is a TensorDataset, expected a pair"):
+        evaluate(here / "run" / LAST, test, model=model)
+    found = evaluate(here / "run" / LAST, (test, test), model=model)
+    assert [row["name"] for row in found["classes"]] == ["a", "b"]
+
+
+def noisy_pair() -> tuple[Any, Any]:
+    return noisy_data().train, noisy_data().test
 
 
 def test_what_cannot_be_sent_to_spawned_workers_is_refused(
