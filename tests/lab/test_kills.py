@@ -220,6 +220,7 @@ class Kills:
         config = self.folder / name / CONFIG
         go_on = ["--resume", name] if config.exists() else [*arguments, "--out", name]
         asked = {"arguments": ["train", *go_on], "log": f"{name}.log", **kill}
+        (self.folder / f"{name}.log").touch()  # a run may be killed before it opens it
         print(json.dumps(asked), file=self.server.stdin, flush=True)
         code, seconds = json.loads(self.server.stdout.readline())
         log = (self.folder / f"{name}.log").read_text()
