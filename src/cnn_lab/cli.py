@@ -20,11 +20,12 @@ from .checkpoint import NotACheckpoint
 from .export import Format
 from .export import export as write_out
 from .fit import BadData
+from .own import is_code
 from .predict import report as report_predicted
 from .recipe import WHAT, Recipe, Strategy
 from .report import report
 from .sources import NAMES as DATA
-from .train import CONFIG, LAST, Refused, Settings, Stopped, rehearse
+from .train import BEST, CONFIG, LAST, Refused, Settings, Stopped, rehearse
 from .train import train as carry_out
 
 app = typer.Typer(
@@ -256,7 +257,7 @@ def _run(
         _draw(recipe, result, folder)
         print(
             f"{folder}: accuracy {result['accuracy']:.2%} "
-            f"of {result['images']} test images"
+            f"of {result['images']} test images{_chosen(result)}"
         )
 
 
@@ -271,6 +272,15 @@ def _draw(recipe: Recipe, result: dict[str, Any], folder: Path) -> None:
         told = _line(error)
     if told:
         print(f"cnn-lab: the curves are not drawn: {told}", file=sys.stderr)
+
+
+def _chosen(result: dict[str, Any]) -> str:
+    if "validation_accuracy" not in result:
+        return ""
+    return (
+        f", after epoch {result['epoch']}, which did best on "
+        f"{result['validation_images']} validation images"
+    )
 
 
 @app.command("train")
@@ -320,7 +330,8 @@ def transfer(
     PHOTOS has a folder for every class, or train and test (or val) that have. Pages
     lab/transfer, modern/efficientnet.
     """
-    if recipe.data not in DATA and not recipe.data.startswith("folder:"):
+    named = recipe.data in DATA or is_code(recipe.data)
+    if not named and not recipe.data.startswith("folder:"):
         recipe = dataclasses.replace(recipe, data=f"folder:{recipe.data}")
     settings = Settings(root, download, workers, save_every, track)
     _run(recipe, out, resume, settings, dry_run)
@@ -397,15 +408,16 @@ def _arm(baseline: Recipe, text: str) -> Recipe:
 
 
 def _of_run(path: Path) -> Path:
-    """The checkpoint of a run's folder."""
-    return path / LAST if (path / LAST).exists() else path
+    """The checkpoint of a run's folder: the one whose accuracy its result tells."""
+    there = [path / name for name in (BEST, LAST) if (path / name).exists()]
+    return there[0] if there else path
 
 
 Checkpoint = Annotated[
     Path,
     Argument(
         metavar="CHECKPOINT",
-        help="The last.safetensors of a run, or the run's folder.",
+        help="The last.safetensors (or best.safetensors) of a run, or the run's folder.",
         callback=_of_run,
     ),
 ]
@@ -423,6 +435,13 @@ Tests = Annotated[
         help=f"Data set with the same classes: {', '.join(DATA)}. Else the run's own."
     ),
 ]
+Own = Annotated[
+    str,
+    Option(
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="What made the network, where it is code of your own.",
+    ),
+]
 
 
 @app.command("evaluate")
@@ -432,6 +451,7 @@ def evaluate(
     root: Root = Path("data"),
     download: Download = False,
     workers: Workers = None,
+    network: Own = "",
     as_json: Annotated[
         Path | None,
         Option("--json", help="File for the measures; - writes them, not the table."),
@@ -447,7 +467,8 @@ def evaluate(
     The interval of the accuracy is Wilson's, at 95 %. Pages
     lab/evaluate-and-export, evaluation/classification-metrics.
     """
-    report(checkpoint, data, Settings(root, download, workers), as_json, confusion)
+    settings = Settings(root, download, workers)
+    report(checkpoint, data, settings, as_json, confusion, network)
 
 
 @app.command("predict")
@@ -458,6 +479,7 @@ def predict(
         Argument(metavar="IMAGE", help="Files, or folders of photos."),
     ],
     top: Annotated[int, Option(min=1, help="Classes told of each image.")] = 5,
+    network: Own = "",
     as_json: Annotated[
         Path | None,
         Option("--json", help="File for the classes; - writes them, not the lines."),
@@ -468,7 +490,7 @@ def predict(
     An image that cannot be read is told; the others are predicted all the same. Page
     lab/evaluate-and-export.
     """
-    report_predicted(checkpoint, images, top, as_json)
+    report_predicted(checkpoint, images, top, as_json, network)
 
 
 @app.command("export")
@@ -481,13 +503,14 @@ def export(
     data: Tests = "",
     root: Root = Path("data"),
     download: Download = False,
+    network: Own = "",
 ) -> None:
     """Write a trained network as a file for other programs.
 
     It appears only if onnxruntime computes the same from it, on test images. Page
     lab/evaluate-and-export.
     """
-    told = write_out(checkpoint, out, data, Settings(root, download))
+    told = write_out(checkpoint, out, data, Settings(root, download), network=network)
     print(
         f"{told['file']}: opset {told['opset']}\non {told['images']} test images, "
         f"scores differ from torch's by {told['difference']:.0e} of the largest"

@@ -26,7 +26,6 @@ from rich.table import Table
 
 from cnn_techniques.evaluation import model_cost
 
-from . import networks
 from .fit import Step
 from .recipe import Recipe
 from .record import interval, paired
@@ -36,7 +35,8 @@ from .train import CONFIG, Refused, Settings, Stopped, possible, prepared, train
 
 Json = dict[str, Any]
 RESULT, PLOT = "compare.json", "compare.svg"
-BUDGET = ("data", "epochs", "batch_size", "seed")  # the same for all arms
+# The same for all arms.
+BUDGET = ("data", "epochs", "batch_size", "validate", "patience", "seed")
 BASELINE = "baseline"
 
 
@@ -249,6 +249,8 @@ def _same_as_before(
     if not path.exists():
         return
     saved = json.loads(path.read_text(encoding="utf-8"))
+    # A comparison that was begun before there was such an option did without.
+    saved = {**{f.name: f.default for f in dataclasses.fields(Recipe)}, **saved}
     for name, value in _config(baseline, arms, seeds).items():
         if name not in saved or saved[name] != value:
             raise Refused(
@@ -261,9 +263,7 @@ def _cost(name: str, recipe: Recipe, settings: Settings) -> Json:
     """Parameters and MACs of one image; Refused for an arm that cannot be built."""
     try:
         model, data = prepared(recipe, settings)
-        image = torch.zeros(
-            1, networks.channels(model), data.size, data.size, device="meta"
-        )
+        image = torch.zeros(1, *data.image, device="meta")
         cost = model_cost(model.to("meta").eval(), image)
     except (ValueError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]

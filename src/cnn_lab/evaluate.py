@@ -3,6 +3,7 @@
 Computed in full precision, whatever precision the run was trained in.
 """
 
+import dataclasses
 import warnings
 from itertools import zip_longest
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checkpoint, networks
+from . import checkpoint, networks, own
 from .checkpoint import NotACheckpoint
 from .fit import BadData, Here
 from .photos import Look
@@ -25,16 +26,36 @@ BINS = 15  # of confidence, as in Guo et al., arXiv:1706.04599, table 1
 SCORES = ("precision", "recall", "f1", "auc")
 
 
-def opened(path: Path) -> tuple[nn.Module, Json]:
+def opened(
+    path: Path, network: str = "", model: nn.Module | None = None
+) -> tuple[nn.Module, Json]:
     """The network of a checkpoint in evaluation mode, and the checkpoint's state.
 
     Its weights are the mean of the weights where the run kept one (`weight_ema`).
 
-    Raises: NotACheckpoint for a file that does not hold all of a network.
+    Args:
+        network: package.module:function of a network of one's own.
+        model: or that network itself, which is given the weights.
+
+    Raises: NotACheckpoint for a file that does not hold all of a network; ValueError
+    for one of a network that is code: a file alone does not have it run.
     """
     state = checkpoint.load(path)
     try:
-        model = networks.build(state["recipe"]["network"], len(state["classes"]))
+        name = state["recipe"]["network"]
+    except (KeyError, TypeError):
+        raise NotACheckpoint(f"{path} does not hold its network: 'recipe'") from None
+    if model is None and not network and own.is_own(name):
+        named = name if own.is_code(name) else "package.module:function"
+        raise ValueError(
+            f"{path} is of the network {name!r}, whose code it does not hold; if you "
+            f"trust that code, name it with --network {named}"
+        )
+    if model is None and network:
+        model = networks.build(network, len(state["classes"]))
+    try:
+        if model is None:
+            model = networks.build(name, len(state["classes"]))
         weights = state["model"]
         if state["weight_ema"] is not None:
             mean, prefix = state["weight_ema"], "module."
@@ -50,10 +71,10 @@ def opened(path: Path) -> tuple[nn.Module, Json]:
     return model.eval(), state
 
 
-def look_of(model: nn.Module, state: Json) -> Look:
+def look_of(state: Json) -> Look:
     """How images have to look for a checkpoint's network."""
     return Look(
-        networks.channels(model),
+        len(state["mean"]),
         state["size"],
         tuple(state["mean"]),
         tuple(state["std"]),
@@ -62,31 +83,61 @@ def look_of(model: nn.Module, state: Json) -> Look:
 
 
 def data_of(
-    path: Path, model: nn.Module, state: Json, name: str, settings: Settings
+    path: Path, model: nn.Module, state: Json, name: Any, settings: Settings
 ) -> tuple[DataSet, str]:
     """What a checkpoint's network is tested with, as it wants it, and what is to be said of it.
 
     Of the run's own data the part that was held out then; of another data set its test
     part; of another folder of photos all of them.
 
+    Args:
+        name: of the data, empty for the run's own; or data as `train` takes them.
+
     Raises: BadData where they cannot be read or have other classes.
     """
-    own = state["recipe"]["data"]
-    look = look_of(model, state)
-    folder = _folder(name or own)
-    if folder is not None and _folder(own) != folder:
+    its = state["recipe"]["data"]
+    if not isinstance(name, str) or own.is_code(name):
+        given = own.datasets(name) if isinstance(name, str) else name
+        if isinstance(given, tuple) and len(given) == 2:
+            classes = getattr(given[0], "classes", None) or state["classes"]
+            given = own.Datasets(given[0], given[1], classes)
+        if isinstance(given, own.Datasets):  # nothing is chosen here
+            given = dataclasses.replace(given, validation=None)
+        data = own.data_set(given)
+        _same_classes(data, state, name if isinstance(name, str) else own.GIVEN)
+        return data, ""
+    if own.is_own(its):
+        named = its if own.is_code(its) else "package.module:function"
+        raise BadData(
+            f"{path} was trained on {its!r}, whose transforms it does not hold; if you "
+            f"trust that code, name it with --data {named}"
+        )
+    look = look_of(state)
+    folder = _folder(name or its)
+    if folder is not None and _folder(its) != folder:
         return all_photos(folder, look, state["classes"]), ""
     if folder is not None:
         then = names_then(path.parent)
         if then is not None and then.digest() == state.get("digest"):
             return held_out_then(folder, look, then)
-    data = open_data(name or own, look, root=settings.root, download=settings.download)
+    data = open_data(
+        name or its,
+        look,
+        root=settings.root,
+        validate=state["recipe"].get("validate", 0.0) if folder is not None else 0.0,
+        download=settings.download,
+    )
     if folder is not None and data.digest != state.get("digest"):
         raise BadData(
             f"{path.parent / PHOTOS}, which tells what was held out from the run, is "
             f"missing or of another run, and {folder} has changed since; give other "
             "photos with --data"
         )
+    _same_classes(data, state, name or its)
+    return data, ""
+
+
+def _same_classes(data: DataSet, state: Json, name: str) -> None:
     pairs = zip_longest(data.classes, state["classes"])
     for label, (found, expected) in enumerate(pairs):
         if found != expected:
@@ -94,10 +145,9 @@ def data_of(
                 "missing" if side is None else repr(side) for side in (found, expected)
             )
             raise BadData(
-                f"{name or own} has other classes than the checkpoint: class {label} is "
+                f"{name} has other classes than the checkpoint: class {label} is "
                 f"{found}, in the checkpoint {expected}"
             )
-    return data, ""
 
 
 def _folder(name: str) -> Path | None:
@@ -108,21 +158,25 @@ def _folder(name: str) -> Path | None:
 
 def evaluate(
     path: Path,
-    data: str = "",
+    data: Any = "",
     settings: Settings | None = None,
     told: Told | None = None,
+    *,
+    network: str = "",
+    model: nn.Module | None = None,
 ) -> Json:
     """The measures of a checkpoint's network on the test part of the data.
 
     Args:
         data: a data set with the same classes, or a folder of photos of some of them;
-            the run's own if empty.
+            the run's own if empty. Or data as `train` takes them.
+        network, model: of one's own, as `opened` takes them.
         told: called with how many images are done, of how many.
 
     Raises: NotACheckpoint, BadData; FloatingPointError for scores that are not finite.
     """
     settings = settings or Settings()
-    model, state = opened(path)
+    model, state = opened(path, network, model)
     found, changed = data_of(path, model, state, data, settings)
     machine = Here(torch.accelerator.current_accelerator(True) or torch.device("cpu"))
     model.to(machine.device)
@@ -133,7 +187,9 @@ def evaluate(
     return {
         "checkpoint": str(path),
         "network": state["recipe"]["network"],
-        "data": data or state["recipe"]["data"],
+        "data": (data or state["recipe"]["data"])
+        if isinstance(data, str)
+        else own.GIVEN,
         "changed": changed,
         **measures(out, truth, found.classes),
     }

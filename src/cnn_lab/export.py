@@ -35,14 +35,18 @@ class Format(StrEnum):
 def export(
     path: Path,
     out: Path | None = None,
-    data: str = "",
+    data: Any = "",
     settings: Settings | None = None,
+    *,
+    network: str = "",
+    model: nn.Module | None = None,
 ) -> Json:
     """Write the network of a checkpoint as ONNX, and compare it on test images.
 
     Args:
         out: the file; `model.onnx` beside the checkpoint if None.
         data: whose test images are compared; the run's own if empty.
+        network, model: of one's own, as `evaluate` takes them.
 
     Returns "file", "opset", "images" compared, and the largest "difference" to torch, as
     a share of the largest score.
@@ -51,7 +55,7 @@ def export(
     """
     out = out or path.with_name("model.onnx")
     apart(out, path)
-    model, state = opened(path)
+    model, state = opened(path, network, model)
     model.float()
     try:
         found, _ = data_of(path, model, state, data, settings or Settings())

@@ -9,7 +9,10 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn
+
+from . import own
 
 ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -56,10 +59,18 @@ def build(spec: str, num_classes: int) -> nn.Module:
         spec: a name, such as "resnet18", or a call as in Python, such as
             "ResNet(BasicBlock, (1, 1, 1), width=16)". It holds names of floor 1,
             numbers and arithmetic, text, tuples, calls, and a lambda where a network
-            takes a function; nothing else: it is read, not executed.
+            takes a function; nothing else: it is read, not executed. Or a function of
+            one's own, package.module:function, which is.
 
     Raises: ValueError for a spec that says anything else.
     """
+    if own.is_code(spec):
+        return own.network(spec, num_classes)
+    if spec.startswith(own.GIVEN):
+        raise ValueError(
+            f"the network was {spec!r}: give it again as model=..., or by a name, "
+            "package.module:function"
+        )
     try:
         tree = ast.parse(spec.strip(), mode="eval").body
     except SyntaxError as error:
@@ -115,6 +126,21 @@ def _value(node: ast.expr, spec: str, known: Mapping[str, Any]) -> Any:
     )
 
 
+def outline(spec: str, num_classes: int) -> nn.Module:
+    """The network without its numbers; code of one's own may need them while it builds."""
+    if own.is_code(spec):
+        with torch.random.fork_rng(devices=[]):
+            return build(spec, num_classes)
+    with torch.device("meta"):
+        return build(spec, num_classes)
+
+
 def channels(model: nn.Module) -> int:
-    """How many channels the first convolution reads."""
-    return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    """How many channels the first convolution reads; ValueError where there is none."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    raise ValueError(
+        "the network has no Conv2d, which tells how many channels its images have: "
+        "give it data of your own"
+    )

@@ -23,8 +23,9 @@ ENDINGS = (
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2"),
 )
 TRAIN = ("train", "training")
-HELD = ("test", "testing", "val", "valid", "validation")  # the first that is there
-FIFTH = 2**32 // 5
+VALIDATION = ("val", "valid", "validation")
+HELD = ("test", "testing", *VALIDATION)  # the first that is there
+FIFTH = 1 / 5
 
 
 # --- which files ---------------------------------------------------------------------
@@ -146,6 +147,31 @@ def parts(path: Path) -> tuple[Folder, Folder]:
     return whole, Folder(found.path, found.classes, sorted(test, key=_by_label))
 
 
+def with_validation(path: Path, share: float) -> tuple[Folder, Folder, Folder]:
+    """What is trained on, what a choice is made by, and what is tested with.
+
+    Of `train`, `test` and one of `VALIDATION` each is what its name says, whatever the
+    share; else that share of every class is held out from the training part.
+
+    Raises: BadData as `parts` does, and for a class that is then left without a photo.
+    """
+    train, test = parts(path)
+    own = next((n for n in VALIDATION if n in folders_in(path)), None)
+    if own and train.path != test.path != path / own:
+        found = scan(path / own)
+        if found.classes != train.classes:
+            differ = ", ".join(sorted(set(found.classes) ^ set(train.classes)))
+            raise BadData(f"{path}: {train.path.name} and {own} differ in {differ}")
+        return train, found, test
+    held = held_out(train.files, share, "validation")
+    kept = [file for file in train.files if file not in held]
+    return (
+        Folder(train.path, train.classes, kept, train.other),
+        Folder(train.path, train.classes, sorted(held, key=_by_label)),
+        test,
+    )
+
+
 def _by_label(file: tuple[str, int]) -> tuple[int, str]:
     return file[1], file[0]
 
@@ -163,20 +189,29 @@ def _enough(found: Folder) -> None:
     )
 
 
-def held_out(files: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-    """The files that are tested with: a photo's own name decides, about one in five.
+def held_out(
+    files: Sequence[tuple[str, int]], share: float = FIFTH, part: str = "testing"
+) -> set[tuple[str, int]]:
+    """The files of a part that is held out: a photo's own name decides.
 
     So a photo more or less moves no other. Of a class in which none falls to this part,
     or all do, the one whose number is lowest (highest) is moved.
 
+    Args:
+        share: of all files, from 0 to 1.
+        part: for what; what is held out for one purpose tells nothing of the other.
+
     Raises: BadData for a class with one photo.
     """
-    held = {file for file in files if _number(file[0]) < FIFTH}
+    salt = b"" if part == "testing" else part.encode()
+    numbers = {file: _number(file[0], salt) for file in files}
+    held = {file for file, number in numbers.items() if number < int(share * 2**32)}
     for label in sorted({label for _, label in files}):
-        own = sorted((f for f in files if f[1] == label), key=lambda f: _number(f[0]))
+        own = sorted((f for f in files if f[1] == label), key=numbers.__getitem__)
         if len(own) < 2:
             folder = os.path.dirname(own[0][0])
-            raise BadData(f"{folder} has one image; training and testing need two")
+            also = "" if part == "testing" else ", beside those held out for testing"
+            raise BadData(f"{folder} has one image{also}; training and {part} need two")
         if own[0] not in held:
             held.add(own[0])
         elif own[-1] in held:
@@ -184,9 +219,10 @@ def held_out(files: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
     return held
 
 
-def _number(name: str) -> int:
+def _number(name: str, salt: bytes = b"") -> int:
     """Of a photo, by its path below the folder: spread evenly over 32 bits."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest())
+    digest = hashlib.blake2b(name.encode(), digest_size=4, salt=salt).digest()
+    return int.from_bytes(digest)
 
 
 # --- how they are read ---------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import show
+from . import own, show
 from .evaluate import apart, look_of, opened
 from .fit import BadData
 from .photos import ENDINGS, Photos, hidden
@@ -24,7 +24,11 @@ BATCH = 64
 
 
 def predict(
-    path: Path, images: Sequence[Path], top: int = 5, told: show.Told | None = None
+    path: Path,
+    images: Sequence[Path],
+    top: int = 5,
+    told: show.Told | None = None,
+    network: str = "",
 ) -> Json:
     """The most probable classes of images, by the network of a checkpoint.
 
@@ -32,6 +36,7 @@ def predict(
         images: files, and folders, of which all photos below are taken.
         top: how many classes of each, at most.
         told: called with how many images are done, of how many.
+        network: of one's own, as `opened` takes it.
 
     Returns "checkpoint", "network" and "images": for each its "file" and "classes" (each
     with "name" and "probability", the most probable first), or its "file" and "error".
@@ -40,11 +45,16 @@ def predict(
     """
     if top < 1:
         raise ValueError(f"top is {top}, expected at least 1")
-    model, state = opened(path)
+    model, state = opened(path, network)
+    if own.is_own(state["recipe"]["data"]):
+        raise Refused(
+            f"{path} was trained on {state['recipe']['data']!r}, whose transforms it does "
+            "not hold: give images to its network in Python"
+        )
     device = torch.accelerator.current_accelerator(True) or torch.device("cpu")
     model.to(device)
     rows: list[Json] = [row for image in images for row in _found(image)]
-    look = look_of(model, state)
+    look = look_of(state)
     waiting: list[tuple[Json, Tensor]] = []
 
     def flush() -> None:
@@ -99,14 +109,20 @@ def _found(path: Path) -> Iterator[Json]:
         yield {"file": str(path), "error": f"{path} has no photo"}
 
 
-def report(path: Path, images: Sequence[Path], top: int, as_json: Path | None) -> None:
+def report(
+    path: Path,
+    images: Sequence[Path],
+    top: int,
+    as_json: Path | None,
+    network: str = "",
+) -> None:
     """Predict, and show it: on stdout, as JSON (`-`: on stdout instead).
 
     Raises: Refused at the end where an image could not be read.
     """
     apart(as_json, path)
     with show.bar("images", sys.stderr) as told:
-        result = predict(path, images, top, told)
+        result = predict(path, images, top, told, network)
     rows = result["images"]
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))

@@ -66,12 +66,16 @@ class Recipe:
         Argument(
             help="A network by its function name, or a call as in Python: "
             '"ResNet(BasicBlock, (1, 1, 1), width=16)". `cnn-lab list` names all. '
+            "Or one of your own: package.module:function; page lab/own-network. "
             "Pages foundations/index, modern/index; blocks: attention/index."
         ),
     ]
     data: Annotated[
         str,
-        Option(help=f"Data set: {', '.join(DATA)}.", rich_help_panel=WHAT),
+        Option(
+            help=f"Data set: {', '.join(DATA)}, or package.module:function.",
+            rich_help_panel=WHAT,
+        ),
     ] = "digits"
     size: Annotated[
         int | None,
@@ -145,6 +149,42 @@ class Recipe:
             rich_help_panel=HOW,
         ),
     ] = 0.0
+    clip: Annotated[
+        float,
+        Option(
+            min=0,
+            help="The largest norm of a step's gradient, to which longer ones are "
+            "shortened. 0: off.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.0
+    accumulate: Annotated[
+        int,
+        Option(
+            min=1,
+            help="Parts that a batch is computed in, one after the other, to save memory.",
+            rich_help_panel=FAST,
+        ),
+    ] = 1
+    validate: Annotated[
+        float,
+        Option(
+            min=0,
+            max=0.9,
+            help="Share of the training images that is held out: the best epoch is "
+            "chosen by it, and tested once at the end. 0: off.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.0
+    patience: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Stop after so many epochs without a better accuracy on the images "
+            "held out by --validate. 0: never.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0
     mixed_precision: Annotated[
         Precision,
         Option(help="fp16 needs a GPU.", rich_help_panel=FAST),
@@ -214,6 +254,13 @@ class Recipe:
         if self.mixup and self.cutmix:
             raise ValueError(
                 f"mixup ({self.mixup}) and cutmix ({self.cutmix}) cannot be combined"
+            )
+        if not 0 <= self.validate <= 0.9:
+            raise ValueError(f"validate is {self.validate}, expected 0 to 0.9")
+        if self.patience and not self.validate:
+            raise ValueError(
+                f"patience ({self.patience}) needs images to judge by: hold some out, "
+                "such as validate 0.1"
             )
         if self.warmup and self.schedule == Schedule.one_cycle:
             raise ValueError("one-cycle has a warm-up of its own: leave out warmup")

@@ -104,6 +104,7 @@ def report(
     settings: Settings,
     as_json: Path | None,
     confusion: Path | None,
+    network: str = "",
 ) -> None:
     """Evaluate, and show it: on stdout, as JSON (`-`: on stdout instead), as a picture.
 
@@ -120,7 +121,7 @@ def report(
         result = measured(path)
     else:
         with bar("testing", sys.stderr) as told:
-            result = evaluate(path, data, settings, told)
+            result = evaluate(path, data, settings, told, network=network)
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))
     else:

@@ -157,7 +157,7 @@ class Bar(Lines):
         if self.test is not None:
             self.progress.remove_task(self.test)
             self.test = None
-        self.accuracy = f"{row['accuracy']:.1%}"
+        self.accuracy = f"{accuracy_of(row):.1%}"
         self.note(told(row, self.epochs))
         self.images, self.start = 0, time.perf_counter()
 
@@ -226,10 +226,17 @@ def _classes(data: "DataSet") -> list[str]:
 
 
 def told(row: Json, epochs: int) -> str:
+    part = "validation " if "validation_accuracy" in row else ""
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
-        f"accuracy {row['accuracy']:.2%}"
+        f"{part}accuracy {accuracy_of(row):.2%}"
     )
+
+
+def accuracy_of(row: Json) -> float:
+    """After an epoch: on the validation images where there are some, else the test part."""
+    validated = "validation_accuracy" in row
+    return float(row["validation_accuracy" if validated else "accuracy"])
 
 
 def on(stream: Any = sys.stdout) -> Show:

@@ -16,7 +16,18 @@ from torchvision.transforms.v2 import functional as T
 from .augment import Augmentation, by_name
 from .data import digits
 from .fit import BadData, InMemory, Source
-from .photos import HELD, Folder, Look, Photos, normalised, parts, scan, with_channels
+from .fit import generator as seeded
+from .photos import (
+    HELD,
+    Folder,
+    Look,
+    Photos,
+    normalised,
+    parts,
+    scan,
+    with_channels,
+    with_validation,
+)
 
 # torchvision's class, the folder that its files are in, whether a mirrored image is
 # still of its class, and the side of an image.
@@ -32,13 +43,18 @@ Statistics = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Names:
-    """The photos of both parts, as paths below the folder."""
+    """The photos of all parts, as paths below the folder."""
 
     train: list[str]
     test: list[str]
+    validation: list[str] = field(default_factory=list)
+
+    def all(self) -> list[str]:
+        return [*self.train, *self.validation, *self.test]
 
     def digest(self) -> str:
-        text = "\n".join([*self.train, "", *self.test])
+        held = ["", *self.validation] if self.validation else []
+        text = "\n".join([*self.train, *held, "", *self.test])
         return f"{zlib.crc32(text.encode()):08x}"
 
 
@@ -48,12 +64,14 @@ class DataSet:
 
     Args:
         classes: their names, in the order of the labels.
+        validation: what epochs are chosen by, where some images are held out for that.
         mean, std: of each channel, in [0, 1]; images are taken less mean, through std.
         size: height and width in pixels.
         digest: of all images and labels, or of the names of all photos.
         names: of the photos, where they are in files.
-        counts: of the images of each class, by part.
+        counts: of the images of each class, by part; own data may not tell them.
         other: how many files of each ending are no photos, and left out.
+        shape: of an image, where it is not square: (C, H, W).
     """
 
     classes: list[str]
@@ -65,7 +83,14 @@ class DataSet:
     digest: str
     counts: dict[str, list[int]]
     names: Names | None = None
+    validation: Source | None = None
+    shape: tuple[int, ...] | None = None
     other: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The shape of an image as the network gets it: (C, H, W)."""
+        return self.shape or (len(self.mean), self.size, self.size)
 
 
 def open_data(
@@ -74,6 +99,7 @@ def open_data(
     *,
     root: Path = Path("data"),
     augment: Sequence[str] = (),
+    validate: float = 0.0,
     download: bool = False,
 ) -> DataSet:
     """The data set of that name, for a network that wants images of that look.
@@ -84,13 +110,17 @@ def open_data(
             held out as the test part. A photo's own name decides whether it is.
         root: where torchvision's loaders find their files.
         augment: names of augmentations, for the training part only.
+        validate: the share of the training part that is held out for validation. Of
+            photos a photo's own name decides, and a folder's own `val` beside `train`
+            and `test` is taken as it is; of other sets the images are drawn once, with
+            seed 0, each class in proportion.
         download: let torchvision fetch the files where they are missing.
 
     Raises: BadData for files that are missing or cannot be read; ValueError for an
     unknown name.
     """
     if name.startswith("folder:"):
-        return _photos(Path(name.removeprefix("folder:")), look, augment)
+        return _photos(Path(name.removeprefix("folder:")), look, augment, validate)
     if name == "digits":
         size = look.size or 32
         parts = [_bytes(*digits(part, size)) for part in ("train", "test")]
@@ -103,20 +133,50 @@ def open_data(
         raise ValueError(f"unknown data {name!r}; expected one of {', '.join(NAMES)}")
     (images, labels), (tests, truth) = parts
     images, tests = (with_channels(part, look.channels) for part in (images, tests))
+    digest = _digest(images, labels, tests, truth)
+    counts = {"test": _counts(truth, classes)}
+    held: tuple[Tensor, Tensor] | None = None
+    if validate:
+        chosen = held_out_rows(labels, validate)
+        digest = _digest(images, labels, chosen, tests, truth)
+        held = images[chosen], labels[chosen]
+        images, labels = images[~chosen], labels[~chosen]
+        counts["validation"] = _counts(held[1], classes)
+    counts["train"] = _counts(labels, classes)
     mean, std = look.mean, look.std
     if mean is None or std is None:
         mean, std = _statistics(images)
-    drawn = by_name(augment, mirror=mirror)
+    drawn, plain = by_name(augment, mirror=mirror), ToNetwork(mean, std)
     return DataSet(
         classes,
         InMemory(images, labels, ToNetwork(mean, std, drawn), drawn.draws),
-        InMemory(tests, truth, ToNetwork(mean, std)),
+        InMemory(tests, truth, plain),
         mean,
         std,
         images.shape[-1],
-        _digest(images, labels, tests, truth),
-        {"train": _counts(labels, classes), "test": _counts(truth, classes)},
+        digest,
+        counts,
+        validation=InMemory(*held, plain) if held else None,
     )
+
+
+def held_out_rows(labels: Tensor, share: float) -> Tensor:
+    """Which images (N,) are held out: of every class that share, drawn with seed 0.
+
+    A larger share holds out all that a smaller one does, and some more.
+
+    Raises: BadData for a class with one image.
+    """
+    order = torch.randperm(len(labels), generator=seeded(0))
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        own = order[labels[order] == label]
+        if len(own) < 2:
+            raise BadData(
+                f"class {label} has one image; training and validation need two"
+            )
+        chosen[own[: min(max(round(share * len(own)), 1), len(own) - 1)]] = True
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -202,13 +262,19 @@ def _statistics(images: Tensor) -> tuple[Statistics, Statistics]:
     return tuple(means), tuple(max(std, 1e-3) for std in stds)
 
 
-def _photos(path: Path, look: Look, augment: Sequence[str]) -> DataSet:
-    train, test = parts(path)
-    return _of_folders(train, test, look, augment)
+def _photos(path: Path, look: Look, augment: Sequence[str], validate: float) -> DataSet:
+    if not validate:
+        return _of_folders(*parts(path), look, augment)
+    train, held, test = with_validation(path, validate)
+    return _of_folders(train, test, look, augment, held)
 
 
 def _of_folders(
-    train: Folder, test: Folder, look: Look, augment: Sequence[str] = ()
+    train: Folder,
+    test: Folder,
+    look: Look,
+    augment: Sequence[str] = (),
+    held: Folder | None = None,
 ) -> DataSet:
     # ImageNet's statistics, or their mean for a network that reads grey.
     colours, spreads = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -218,6 +284,10 @@ def _of_folders(
     look = replace(look, mean=mean, std=std)
     source = Photos(train.opened(), look, augment)
     names = Names([n for n, _ in train.files], [n for n, _ in test.files])
+    counts = {"train": train.counts(), "test": test.counts()}
+    if held is not None:
+        names.validation.extend(n for n, _ in held.files)
+        counts["validation"] = held.counts()
     return DataSet(
         train.classes,
         source,
@@ -226,9 +296,10 @@ def _of_folders(
         std,
         source.size,
         names.digest(),
-        {"train": train.counts(), "test": test.counts()},
+        counts,
         names,
-        dict(Counter(train.other) + Counter(test.other)),
+        Photos(held.opened(), look) if held is not None else None,
+        other=dict(Counter(train.other) + Counter(test.other)),
     )
 
 
@@ -264,7 +335,7 @@ def held_out_then(path: Path, look: Look, then: Names) -> tuple[DataSet, str]:
 
 def changes(then: Names, now: Iterable[str]) -> str:
     """How the photos differ from those of a run, in words; empty if they do not."""
-    before, after = {*then.train, *then.test}, set(now)
+    before, after = set(then.all()), set(now)
     told = []
     for differ, is_, are in (
         (before - after, "is gone", "are gone"),

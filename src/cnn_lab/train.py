@@ -1,8 +1,9 @@
 """A run: a recipe carried out, saved on the way, and continued where it stopped.
 
 A folder holds `config.json` (the options), `last.safetensors` (the checkpoint), for
-photos `photos.json` (which are learnt from, which are held out) and, once the run has
-ended, `result.json`.
+photos `photos.json` (which are learnt from, which are held out), where images are held
+out for validation `best.safetensors` (the weights that did best on them) and, once the
+run has ended, `result.json`.
 """
 
 import json
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, distributed, nn
 from torch.optim import lr_scheduler, swa_utils
 
-from . import checkpoint, networks, transfer
+from . import checkpoint, networks, own, transfer
 from .checkpoint import NotACheckpoint
 from .fit import BatchTransform, InMemory, InOrder, Machine, Source, loaded, walk
 from .recipe import (
@@ -41,9 +42,11 @@ from .recipe import (
 from .record import environment
 from .show import Show, Silent, Told
 from .sources import DataSet, Names, changes, open_data
+from .update import make_update
 
 Json = dict[str, Any]
 LAST, CONFIG, RESULT = "last.safetensors", "config.json", "result.json"
+BEST = "best.safetensors"
 PHOTOS = "photos.json"
 
 
@@ -110,18 +113,27 @@ def train(
     *,
     resume: bool = False,
     show: Show | None = None,
+    model: nn.Module | None = None,
+    data: Any = None,
 ) -> Json:
     """Carry out a recipe, and return its result.
 
     Args:
         folder: where the run is kept; made if it is not there.
         resume: go on with the run that the folder holds.
+        model: trained in place, instead of the one that the recipe names, which is then
+            its name for readers. Scores (N, K), or a tuple of which they are the first.
+        data: `own.Datasets` or a pair (train, test), instead of the recipe's.
 
     Raises: Refused for a folder that holds another run; BadData, NotACheckpoint,
     FloatingPointError and OSError with messages of one line; Stopped after SIGINT,
     SIGTERM or SIGHUP, with the run saved.
     """
     settings, show = settings or Settings(), show or Silent()
+    if model is not None:
+        recipe = replace(recipe, network=f"{own.GIVEN}: {recipe.network}")
+    if data is not None:
+        recipe = replace(recipe, data=own.GIVEN)
     found = _found(recipe, folder, resume)
     if found is not None and (folder / RESULT).exists():
         return json.loads((folder / RESULT).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
@@ -130,7 +142,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(_deterministic(recipe.deterministic))
         torch.manual_seed(recipe.seed)
-        model, data = prepared(recipe, settings, show)
+        model, data = prepared(recipe, settings, model, data, show)
         run = _begin(recipe, model, data, machine)
         if found is not None:
             _same_data(found, data, folder)
@@ -145,6 +157,7 @@ def train(
         try:
             with _interrupts(machine) as told:
                 _walk(run, recipe, data, folder, settings, machine, show, told)
+                row = _last_word(run, data, folder, machine, settings)
         except (RuntimeError, *CUT_OFF) as error:
             if _out_of_memory(error):
                 raise Refused(
@@ -161,8 +174,9 @@ def train(
         seconds += time.perf_counter()
         work += _processor_seconds()
         result = {
-            **run.history[-1],
+            **row,
             "images": len(data.test),
+            **({"validation_images": len(data.validation)} if data.validation else {}),
             "history": run.history,
             "curve": [row["loss"] for row in run.history],
             "seconds": round(seconds, 3),
@@ -194,57 +208,97 @@ def rehearse(
     if settings.track:
         _has_tracker(settings.track)
     with torch.random.fork_rng(devices=[]):
-        _, data = prepared(recipe, settings, show)
+        _, data = prepared(recipe, settings, show=show)
     if state is not None:
         _same_data(state, data, folder)
     return data
 
 
 def prepared(
-    recipe: Recipe, settings: Settings, show: Show | None = None
+    recipe: Recipe,
+    settings: Settings,
+    model: nn.Module | None = None,
+    data: Any = None,
+    show: Show | None = None,
 ) -> tuple[nn.Module, DataSet]:
-    """The network with its first weights, and the data as it wants them."""
+    """The network with its first weights, and the data as it wants them.
+
+    Args:
+        model, data: instead of those that the recipe names; see `train`.
+    """
     show = show or Silent()
-    with torch.device("meta"):
-        channels = networks.channels(networks.build(recipe.network, 10))
+    if data is None and own.is_code(recipe.data):
+        data = own.datasets(recipe.data)
     with show.loading():
         start = transfer.start(recipe)
-        data = open_data(
-            recipe.data,
-            start.look(channels, recipe.size),
-            root=settings.root,
-            augment=recipe.augmentations,
-            download=settings.download,
-        )
-    model = networks.build(recipe.network, len(data.classes))
+    if data is not None:
+        for name, value in (("size", recipe.size), ("augment", recipe.augment)):
+            if value:
+                raise ValueError(
+                    f"{name} ({value}) is not for data of one's own, whose transforms "
+                    "decide it"
+                )
+        found = own.data_set(data, recipe.validate)
+        if settings.workers:
+            own.can_be_sent(found.train)
+    else:
+        outline = model or networks.outline(recipe.network, 10)
+        with show.loading():
+            found = open_data(
+                recipe.data,
+                start.look(networks.channels(outline), recipe.size),
+                root=settings.root,
+                augment=recipe.augmentations,
+                validate=recipe.validate,
+                download=settings.download,
+            )
+    if model is None:
+        model = networks.build(recipe.network, len(found.classes))
     model.to(torch.get_default_dtype())
-    start.into(model, data.classes)
+    start.into(model, found.classes)
     if start.told:
         show.note(f"weights of {start.origin}: {start.told}")
-    _check(model, recipe, (channels, data.size, data.size), len(data.train))
-    return model, data
+    _check(model, recipe, found)
+    return model, found
 
 
-def _check(
-    model: nn.Module, recipe: Recipe, image: tuple[int, ...], images: int
-) -> None:
+def _check(model: nn.Module, recipe: Recipe, data: DataSet) -> None:
     """ValueError unless the model can be trained on the smallest batch of an epoch."""
-    batch = min(images % recipe.batch_size or recipe.batch_size, 2)
+    batch = min(len(data.train) % recipe.batch_size or recipe.batch_size, 2)
+    shape = (batch, *data.image)
+    mine = own.is_own(recipe.network)
     failed: Exception | None = None
     for device in ("meta", "cpu"):  # what cannot be done without numbers is done with
-        tried = deepcopy(model).to(device)
-        transfer.before_epoch(tried, recipe, 1)
         try:
+            tried = deepcopy(model).to(device)
+            transfer.before_epoch(tried, recipe, 1)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                tried(torch.zeros(batch, *image, device=device))
-            return
-        except (RuntimeError, ValueError) as error:
+                out = tried(torch.zeros(shape, device=device))
+            break
+        except Exception as error:
+            if not mine and not isinstance(error, RuntimeError | ValueError):
+                raise
             failed = error
-    assert failed is not None
-    raise ValueError(
-        f"{recipe.network} cannot be trained with a batch of shape "
-        f"{(batch, *image)}: {_first(failed)}"
+    else:
+        assert failed is not None
+        told = own.where(failed) if mine else _first(failed)
+        raise ValueError(
+            f"{recipe.network} cannot be trained with a batch of shape {shape}: {told}"
+        ) from (failed if mine else None)
+    if not mine:
+        return
+    scores, wanted = (
+        out[0] if isinstance(out, tuple) else out,
+        (batch, len(data.classes)),
     )
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
+        got = (
+            tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        )
+        raise ValueError(
+            f"{recipe.network} gives {got} for a batch of shape {shape}, expected "
+            f"scores {wanted}: one for each of the {len(data.classes)} classes"
+        )
 
 
 def _found(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
@@ -262,11 +316,15 @@ def _found(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
         return None  # stopped before its first checkpoint
     state = checkpoint.load(path)
     given, saved = recipe.to_json(), dict(state.get("recipe", {}))
+    # A run that was made before there was such an option did without.
+    saved = {**{f.name: f.default for f in fields(Recipe)}, **saved}
     for name, value in given.items():
-        if saved.get(name) != value:
+        if saved[name] != value:
             raise Refused(
-                f"{path} is of a run with {name} {saved.get(name)!r}, not {value!r}"
+                f"{path} is of a run with {name} {saved[name]!r}, not {value!r}"
             )
+    if recipe.validate and state["history"]:
+        checkpoint.load(folder / BEST)  # needed at the end: told now
     return state
 
 
@@ -365,6 +423,7 @@ def _walk(
         loss=make_loss(recipe),
         schedule=run.schedule,
         batch_transform=_transform(recipe, len(data.classes)),
+        update=make_update(recipe),
         before_epoch=lambda model, epoch: transfer.before_epoch(
             run.model, recipe, epoch
         ),
@@ -374,23 +433,31 @@ def _walk(
         done=run.done,
     )
     show.begin(recipe, data, run.done, per_epoch)
+    part, prefix = data.test, ""
+    if data.validation is not None:  # the test part waits until the end
+        part, prefix = data.validation, "validation_"
 
     def test(row: Json) -> None:
         """The epoch's last word; an epoch whose testing fails is kept, and tested later."""
         run.untested = row
         try:
-            right = accuracy(run.tested, data.test, machine, workers, show.tested)
+            found = accuracies(run.tested, part, machine, workers, show.tested)
         except BaseException:
             _save(run, recipe, data, machine, folder)
             raise
-        run.history.append({**row, "accuracy": right})
+        run.history.append({**row, **{prefix + k: v for k, v in found.items()}})
         run.untested, run.total = None, 0.0
+        # Before the checkpoint: a run that is killed between them does this epoch again.
+        if data.validation is not None and best(run.history) is run.history[-1]:
+            _save(run, recipe, data, machine, folder, BEST)
 
     with closing(steps), show:  # type: ignore[type-var]
         if run.untested is not None:
             test(run.untested)
             _save(run, recipe, data, machine, folder)
             show.epoch(run.history[-1])
+        if _no_better(run.history, recipe.patience):
+            return
         for step in steps:
             if run.mean is not None:
                 run.mean.update_parameters(run.model)
@@ -410,15 +477,48 @@ def _walk(
             if step.ends_epoch:  # after the saving: a terminal may be gone
                 show.epoch(run.history[-1])
                 if settings.track:
-                    machine.log(
-                        {"accuracy": run.history[-1]["accuracy"]}, step=run.done
-                    )
+                    name = f"{prefix}accuracy"
+                    machine.log({name: run.history[-1][name]}, step=run.done)
+                if _no_better(run.history, recipe.patience):
+                    return
             if stop and run.done < recipe.epochs * per_epoch:
                 raise Stopped(
                     f"stopped after {run.done} steps, all of which are saved; "
                     f"{_how_to_go_on(folder)}",
                     told.number or signal.SIGINT,
                 )
+
+
+def best(history: list[Json]) -> Json:
+    """The epoch that did best on the validation images; of equals the earliest."""
+    return max(history, key=lambda row: row["validation_accuracy"])
+
+
+def _no_better(history: list[Json], patience: int) -> bool:
+    """Whether the best epoch is that many epochs ago."""
+    if not patience or not history:
+        return False
+    return int(history[-1]["epoch"] - best(history)["epoch"]) >= patience
+
+
+def _last_word(
+    run: Run,
+    data: DataSet,
+    folder: Path,
+    machine: accelerate.Accelerator,
+    settings: Settings,
+) -> Json:
+    """The last epoch; where there are validation images the best one, tested here."""
+    if data.validation is None:
+        return run.history[-1]
+    machine.wait_for_everyone()  # the first process writes the file that all read
+    state = checkpoint.load(folder / BEST)
+    _weights(run, state, folder / BEST)
+    workers = workers_for(settings, data)
+    return {
+        **state["history"][-1],
+        **accuracies(run.tested, data.test, machine, workers),
+    }
 
 
 def _same_buffers(model: nn.Module, machine: accelerate.Accelerator) -> None:
@@ -450,7 +550,8 @@ def workers_for(settings: Settings, data: DataSet) -> int:
         return 0
     if settings.workers is not None:
         return settings.workers
-    return 0 if isinstance(data.train, InMemory) else min(os.cpu_count() or 1, 8)
+    here = isinstance(data.train, InMemory | own.Items)  # torch's default too
+    return 0 if here else min(os.cpu_count() or 1, 8)
 
 
 def scores(
@@ -487,17 +588,34 @@ def scores(
     return torch.cat(outputs), torch.cat(targets)
 
 
-def accuracy(
+def accuracies(
     model: nn.Module,
     source: Source,
     machine: Machine,
     workers: int = 0,
     told: Told | None = None,
+) -> dict[str, float]:
+    """The share of all images whose largest score is their class's: "accuracy".
+
+    With more than 5 classes also "top5", of those whose class is among the 5 largest.
+    """
+    found, truth = scores(model, source, machine, workers, told)
+    rights = {"accuracy": found.argmax(dim=1) == truth}
+    if found.shape[1] > 5:
+        rights["top5"] = (found.topk(5).indices == truth[:, None]).any(dim=1)
+    counts = torch.stack([right.sum() for right in rights.values()])
+    counts = machine.reduce(counts.to(machine.device))
+    return {k: n / len(source) for k, n in zip(rights, counts.tolist(), strict=True)}
+
+
+def accuracy(
+    model: nn.Module,
+    source: Source,
+    machine: Machine,
+    workers: int = 0,
 ) -> float:
     """The share of all images whose largest score is their class's."""
-    found, truth = scores(model, source, machine, workers, told)
-    right = (found.argmax(dim=1) == truth).sum().to(machine.device)
-    return int(machine.reduce(right)) / len(source)
+    return accuracies(model, source, machine, workers)["accuracy"]
 
 
 # --- what is kept --------------------------------------------------------------------
@@ -509,11 +627,13 @@ def _save(
     data: DataSet,
     machine: accelerate.Accelerator,
     folder: Path,
+    name: str = LAST,
 ) -> None:
+    """Write a checkpoint; `BEST` is not gone on from, and has no optimizer's state."""
     if not machine.is_main_process:
         return
     checkpoint.save(
-        folder / LAST,
+        folder / name,
         {
             "recipe": recipe.to_json(),
             "classes": data.classes,
@@ -528,11 +648,17 @@ def _save(
             "history": run.history,
             "model": run.model.state_dict(),
             "weight_ema": run.mean.state_dict() if run.mean is not None else None,
-            "optimizer": run.optimizer.state_dict(),
-            "schedule": run.schedule.state_dict(),
-            "scaler": machine.scaler.state_dict() if machine.scaler else None,
+            **(_to_go_on(run, machine) if name == LAST else {}),
         },
     )
+
+
+def _to_go_on(run: Run, machine: accelerate.Accelerator) -> Json:
+    return {
+        "optimizer": run.optimizer.state_dict(),
+        "schedule": run.schedule.state_dict(),
+        "scaler": machine.scaler.state_dict() if machine.scaler else None,
+    }
 
 
 def _same_data(state: Json, data: DataSet, folder: Path) -> None:
@@ -547,7 +673,7 @@ def _same_data(state: Json, data: DataSet, folder: Path) -> None:
         return
     then = names_then(folder)
     if then is not None and data.names is not None:
-        told = changes(then, [*data.names.train, *data.names.test]) or told
+        told = changes(then, data.names.all()) or told
     raise Refused(
         f"{folder / LAST} is of a run on other data: {told}; go on with those of then, "
         "or begin anew with --out"
@@ -565,10 +691,8 @@ def names_then(folder: Path) -> Names | None:
 def _restore(
     run: Run, state: Json, machine: accelerate.Accelerator, path: Path
 ) -> None:
+    _weights(run, state, path)
     try:
-        run.model.load_state_dict(state["model"])
-        if run.mean is not None:
-            run.mean.load_state_dict(state["weight_ema"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.schedule.load_state_dict(state["schedule"])
         if machine.scaler:
@@ -576,6 +700,15 @@ def _restore(
         run.done, run.total = state["done"], state["total"]
         run.history = state["history"]
         run.untested = state.get("untested")
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise NotACheckpoint(f"{path} is of another network: {_first(error)}") from None
+
+
+def _weights(run: Run, state: Json, path: Path) -> None:
+    try:
+        run.model.load_state_dict(state["model"])
+        if run.mean is not None:
+            run.mean.load_state_dict(state["weight_ema"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise NotACheckpoint(f"{path} is of another network: {_first(error)}") from None
 

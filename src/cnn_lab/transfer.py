@@ -285,6 +285,5 @@ def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 @cache
 def _heads(network: str) -> set[str]:
     """The names of the tensors whose shape follows from the number of classes."""
-    with torch.device("meta"):
-        two, three = (networks.build(network, n).state_dict() for n in (2, 3))
+    two, three = (networks.outline(network, n).state_dict() for n in (2, 3))
     return {name for name in two if two[name].shape != three[name].shape}

@@ -169,12 +169,16 @@ def curve(folder: Path) -> list[tuple[float, float]]:
 
 def alone(network: str, folder: Path, **options: Any) -> list[tuple[float, float]]:
     """What one process finds, in float64."""
+    train_in_one(network, folder, **options)
+    return curve(folder)
+
+
+def train_in_one(network: str, folder: Path, **options: Any) -> dict[str, Any]:
     torch.set_default_dtype(torch.float64)
     try:
-        train(Recipe(network, **{**OPTIONS, **options}), folder, Settings())
+        return train(Recipe(network, **{**OPTIONS, **options}), folder, Settings())
     finally:
         torch.set_default_dtype(torch.float32)
-    return curve(folder)
 
 
 def together(launcher: list[str], folder: Path, network: str, *more: str) -> None:
@@ -205,6 +209,19 @@ def test_two_processes_find_what_one_finds_unless_batches_are_normed(
             assert [a[1] for a in found] == [b[1] for b in expected]
         # What is told of the network is true of the one that is saved.
         assert _scored(folder / "run" / LAST, network) == found[-1][1]
+
+
+@pytest.mark.slow
+def test_two_processes_add_up_the_parts_of_a_batch(tmp_path: Path) -> None:
+    """The batch of one image has fewer than there are processes and parts."""
+    more = {"accumulate": 3, "clip": 0.5, "validate": 0.1}
+    given = [f"--{name}={value}" for name, value in more.items()]
+    together(TORCHRUN, tmp_path, "LeNet5", *given, "--batch-size=1079")
+    expected = train_in_one("LeNet5", tmp_path / "alone", batch_size=1079, **more)
+    found = json.loads((tmp_path / "run" / RESULT).read_text())
+    assert found["accuracy"] == expected["accuracy"]
+    for ours, theirs in zip(found["history"], expected["history"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-8)
 
 
 def _scored(path: Path, network: str) -> float:

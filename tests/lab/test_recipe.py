@@ -37,6 +37,8 @@ OTHER: dict[str, Any] = {
     "optimizer": Optimizer.radam, "learning_rate": 0.3, "weight_decay": 0.2,
     "schedule": Schedule.step_decay, "warmup": 1.5, "augment": "cutout, augmix",
     "mixup": 0.4, "cutmix": 0.6, "label_smoothing": 0.1, "weight_ema": 0.9,
+    "clip": 0.7, "accumulate": 2,
+    "validate": 0.1, "patience": 3,
     "mixed_precision": Precision.bf16, "channels_last": True, "compile": True,
     "deterministic": True, "seed": 5, "strategy": Strategy.gradual,
     "weights": "imagenet", "last": 3, "decay": 0.5,
@@ -59,6 +61,8 @@ def ended(recipe: Recipe, folder: Path, **told: Any) -> tuple[dict[str, Any], An
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Recipe)])
 def test_every_option_comes_back_from_json(name: str) -> None:
     with_it = {"schedule": Schedule.constant, name: OTHER[name]}
+    if name == "patience":
+        with_it["validate"] = 0.1
     recipe = Recipe(**{"network": "LeNet5", **with_it})
     assert getattr(recipe, name) != getattr(Recipe("LeNet5"), name)
     assert Recipe(**json.loads(json.dumps(recipe.to_json()))) == recipe
@@ -393,7 +397,7 @@ def test_channels_last_changes_the_layout_and_not_the_result(
         return forward(self, x)
 
     monkeypatch.setattr(nn.Conv2d, "forward", watched)
-    monkeypatch.setattr(training, "accuracy", lambda *given: 0.0)
+    monkeypatch.setattr(training, "accuracies", lambda *given: {"accuracy": 0.0})
     ended(tiny(channels_last=True), tmp_path / "watched")
     assert seen == {True}
     monkeypatch.undo()

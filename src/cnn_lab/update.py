@@ -1,0 +1,85 @@
+"""How a step is made of a batch: in parts, and with gradients of a bounded norm."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .fit import BatchLoss, Loss, Machine, Update, one_step
+from .recipe import Recipe
+
+
+def make_update(recipe: Recipe) -> Update:
+    """What `recipe.clip` and `recipe.accumulate` ask for; else the usual step."""
+    if not recipe.clip and recipe.accumulate == 1:
+        return one_step
+    return InParts(recipe.accumulate, recipe.clip)
+
+
+class InParts:
+    """A step whose gradient is added up over parts of the batch, and then clipped.
+
+    The gradient is that of the whole batch: each part's mean loss counts by its share of
+    the images, so that parts of unequal size are no matter. What a network takes from a
+    batch as a whole (the statistics of a batch norm, the draws of a dropout) is the
+    part's.
+
+    Args:
+        parts: at most, of a process's share of the batch.
+        norm: of all gradients together, which are shortened to it (Pascanu et al. 2013,
+            algorithm 1); 0: as they are.
+    """
+
+    def __init__(self, parts: int = 1, norm: float = 0.0) -> None:
+        self.parts, self.norm = parts, norm
+
+    def __call__(
+        self,
+        loss: Callable[[], Tensor],
+        optimizer: torch.optim.Optimizer,
+        machine: Machine,
+    ) -> None:
+        assert isinstance(loss, BatchLoss)
+        parts = list(self._split(loss))
+        optimizer.zero_grad(set_to_none=True)
+        for number, part in enumerate(parts, 1):
+            # Of several processes: gradients are exchanged once, with the last part.
+            waits = getattr(loss.model, "no_sync", nullcontext)
+            with waits() if number < len(parts) else nullcontext():
+                machine.backward(part())
+        loss.values.append(sum(part.values[0] for part in parts))
+        if self.norm:
+            parameters = [p for g in optimizer.param_groups for p in g["params"]]
+            # Accelerate's takes the scale of float16 out first.
+            clip = getattr(machine, "clip_grad_norm_", nn.utils.clip_grad_norm_)
+            clip(parameters, self.norm)
+        optimizer.step()
+
+    def _split(self, loss: BatchLoss) -> Iterator[BatchLoss]:
+        """The losses of the parts, whose sum is that of the batch."""
+        images = loss.inputs
+        count = self.parts
+        if loss.machine.num_processes == 1:
+            count = min(count, len(images))
+        rows = torch.arange(len(images), device=images.device).tensor_split(count)
+        for own in rows:
+            share = len(own) / len(images)
+            if not len(own):  # as many parts in every process: lent, and of no weight
+                own = torch.zeros(1, dtype=torch.long, device=images.device)
+            yield BatchLoss(
+                _times(loss.loss, share),
+                loss.model,
+                images[own],
+                loss.targets[own],
+                loss.machine,
+                loss.share,
+            )
+
+
+def _times(loss: Loss, share: float) -> Loss:
+    def scaled(model: nn.Module, inputs: Tensor, targets: Any) -> Tensor:
+        return share * loss(model, inputs, targets)
+
+    return scaled
