@@ -118,6 +118,12 @@ def scan(path: Path, classes: Sequence[str] | None = None) -> Folder:
     return Folder(path, known, files, other)
 
 
+def divided(path: Path) -> bool:
+    """Whether whoever made the folder has divided it into the two parts."""
+    names = folders_in(path)
+    return any(n in names for n in TRAIN) and any(n in names for n in HELD)
+
+
 def parts(path: Path) -> tuple[Folder, Folder]:
     """What is trained on and what is tested with.
 

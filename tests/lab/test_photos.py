@@ -374,3 +374,16 @@ def test_a_run_ends_with_the_same_bytes_however_processes_are_started(
         assert torch.equal(found["model"][name], tensor), name
     same = evaluate(tmp_path / "alone" / LAST)
     assert f"accuracy           {same['accuracy']:.2%}" in told
+
+
+def test_a_divided_folder_is_tested_as_it_is_divided_whatever_the_run_remembers(
+    tmp_path: Path,
+) -> None:
+    for part in ("train", "test"):
+        photos(tmp_path / "photos" / part, 5)
+    run = tmp_path / "run"
+    train(recipe(tmp_path / "photos"), run)
+    (run / PHOTOS).unlink()
+    photos(tmp_path / "photos" / "test", 1, ("a",), seed=9)  # one is another now
+    (tmp_path / "photos" / "test" / "b" / "00.png").unlink()
+    assert evaluate(run / LAST)["images"] == 9
