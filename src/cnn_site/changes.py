@@ -15,7 +15,7 @@ from .pages import until_changed
 ATOM = "http://www.w3.org/2005/Atom"
 ET.register_namespace("", ATOM)
 HEAD = re.compile(r"## \[([^\]]+)\](?: - (\d{4}-\d{2}-\d{2}))?\s*")
-ITEM = re.compile(r"- (?:`([a-z0-9/-]+)`[:,]? ?)?(.*)")
+ITEM = re.compile(r"- (?:`([a-z0-9-]+/[a-z0-9-]+)`[:,]? ?)?(.*)")
 
 
 @dataclass(frozen=True)
