@@ -106,7 +106,7 @@ def show(page: "Page", scheme: str) -> None:
     """Switches the scheme as the button in the header does, without loading the page again."""
     name = {"light": "default", "dark": "slate"}[scheme]
     page.evaluate(
-        f"document.querySelector('[data-md-component=palette] [data-md-color-scheme={name}]').click()"
+        f"document.querySelector('[data-palette] [data-md-color-scheme={name}]').click()"
     )
     page.wait_for_function(
         f"document.body.dataset.mdColorScheme === '{name}'", timeout=5000
