@@ -8,8 +8,9 @@ import pytest
 from test_browser import KINDS
 
 if TYPE_CHECKING:
-    from conftest import Visit
     from playwright.sync_api import Page, Route
+
+    from conftest import Visit
 
 pytestmark = pytest.mark.browser
 New = Callable[..., "Visit"]
