@@ -171,7 +171,8 @@ def evaluate(
     Args:
         data: a data set with the same classes, or a folder of photos of some of them;
             the run's own if empty. Or data as `train` takes them.
-        network, model: of one's own, as `opened` takes them.
+        network: of one's own, as `opened` takes it.
+        model: the same.
         told: called with how many images are done, of how many.
 
     Raises: NotACheckpoint, BadData; FloatingPointError for scores that are not finite.

@@ -46,7 +46,8 @@ def export(
     Args:
         out: the file; `model.onnx` beside the checkpoint if None.
         data: whose test images are compared; the run's own if empty.
-        network, model: of one's own, as `evaluate` takes them.
+        network: of one's own, as `evaluate` takes it.
+        model: the same.
 
     Returns "file", "opset", "images" compared, and the largest "difference" to torch, as
     a share of the largest score.

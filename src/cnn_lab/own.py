@@ -109,9 +109,10 @@ class Datasets:
     """Data of one's own.
 
     Args:
-        train, test: map-style `torch.utils.data.Dataset`s of (image, label): a
+        train: a map-style `torch.utils.data.Dataset` of (image, label): a
             floating-point image (C, H, W), given to the network as it is, and a class
             from 0 to K - 1.
+        test: another, of the images to test with.
         classes: names of the K classes; those of `train.classes` if None.
         validation: images of their own for `Recipe.validate`, whose share is then of no
             account.

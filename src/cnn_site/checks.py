@@ -451,6 +451,12 @@ def see_also(t: Technique) -> list[str]:
     return faults
 
 
+def _names(file: Block, command: str) -> bool:
+    """Whether a command starts a file, or names what is in it as `module:function`."""
+    title = file.title
+    return title in command or f" {title.removesuffix('.py')}:" in command
+
+
 def fences(page: Path) -> list[str]:
     """Every fence has a language; Python and commands are run or have a reason."""
     lines = lines_of(page)
@@ -478,7 +484,7 @@ def fences(page: Path) -> list[str]:
                 )
             )
         if block.is_file and not any(
-            b.is_command and block.title in b.code and b.line > block.line
+            b.is_command and _names(block, b.code) and b.line > block.line
             for b in page_blocks(page)
         ):
             cure = f"```{{.console .run .continuation}} with $ python {block.title}"

@@ -18,7 +18,7 @@ from cnn_site.directives import copy_block
 from cnn_site.runner import unlike
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Route
 
     from conftest import Visit
 
@@ -544,3 +544,56 @@ def test_the_sign_of_an_address_is_seen_at_the_focus(visit: New) -> None:
     assert sign.evaluate("e => getComputedStyle(e).opacity") == "1"
     sign.press("Enter")
     assert page.url.endswith("#fig-squeeze-and-excitation")
+
+
+# Nothing moves while a page loads, even when its fonts and scripts come after the first paint.
+MOST_SHIFT = 0.02  # of the score of Web Vitals, where 0.1 still counts as good
+
+SHIFTS = """() => {
+  window.shifts = [];
+  const says = s => `${s.node?.nodeName}.${s.node?.className ?? ""} from ${s.previousRect.top} to ${s.currentRect.top}`;
+  new PerformanceObserver(list => {
+    for (const e of list.getEntries()) shifts.push([e.value, e.sources.map(says)]);
+  }).observe({ type: "layout-shift", buffered: true });
+}"""
+
+
+def shifts(visit: New, path: str) -> list[tuple[float, list[str]]]:
+    """What moved, when fonts and scripts are held back until something is painted."""
+    visitor = visit(390)
+    page, painted = visitor.page, "first-contentful-paint"
+    held: list[Route] = []
+    page.add_init_script(f"({SHIFTS})()")
+    page.route("**/*.{woff2,js}", lambda route: held.append(route))
+    page.goto(visitor.address + path, wait_until="commit")
+    page.wait_for_function(f"performance.getEntriesByName('{painted}').length")
+    page.wait_for_timeout(200)  # ms: longer than a browser waits for a font
+    page.unroute("**/*.{woff2,js}")
+    for route in held:
+        route.continue_()
+    assert {r.request.resource_type for r in held} == {"font", "script"}
+    page.wait_for_load_state("load")
+    page.evaluate("document.fonts.ready")
+    page.wait_for_timeout(300)
+    return page.evaluate("shifts")
+
+
+@pytest.mark.parametrize("path", KINDS, ids=lambda p: p or "home")
+def test_nothing_moves_while_a_page_loads(path: str, visit: New) -> None:
+    seen = shifts(visit, path)
+    assert sum(value for value, _ in seen) < MOST_SHIFT, seen
+
+
+def test_the_chosen_scheme_is_there_before_the_scripts(visit: New) -> None:
+    visitor = visit(390, "dark")
+    visitor.page.route("**/*.js", lambda route: route.abort())
+    page = visitor.go("conventions/")
+    scheme = "document.body.dataset.mdColorScheme"
+    assert page.evaluate(scheme) == "slate"
+    page.locator("[data-palette] label:visible").click()
+    assert page.evaluate(scheme) == "default"
+    page.reload()
+    assert page.evaluate(scheme) == "default"
+    page.locator("[data-palette] input:checked").press("Enter")
+    assert page.evaluate(scheme) == "slate"
+    assert page.locator("[data-palette] label:visible").count() == 1
