@@ -216,8 +216,9 @@ def test_a_line_of_a_program_has_an_address(visit: New) -> None:
     page = visit().go("attention/squeeze-and-excitation/")
     page.locator("#L12").click()
     assert page.url.endswith("/attention/squeeze-and-excitation/#L12")
-    number = "e => getComputedStyle(e, '::before').content"
-    assert page.locator("#L12").evaluate(number) == '"12"'
+    # The theme may put the page in anew after the click: asked until it is there.
+    number = "getComputedStyle(document.querySelector('#L12'), '::before').content"
+    page.wait_for_function(f"""{number} === '"12"'""")
     assert page.locator("#L12").evaluate("e => e.innerText") == ""
 
 
