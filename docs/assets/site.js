@@ -1,9 +1,22 @@
 /* Filter and sort the catalogue, open the search from the home page. All listeners are delegated, so
    instant navigation needs nothing more; without this file every table is complete and readable. */
+
+/* A filter's state stands after the # of the address, under these names. An anchor is no state: the one before it
+   stays, also when the theme loads a page anew, which it does at its first anchor. */
+const addressState = (() => {
+  let last = null;
+  return names => {
+    const now = new URLSearchParams(location.hash.slice(1)), anchor = location.hash && !names.some(name => now.has(name));
+    if (!anchor) last = { path: location.pathname, state: now };
+    return last?.path === location.pathname ? last.state : new URLSearchParams();
+  };
+})();
+
 (() => {
   const one = (sel, root = document) => root.querySelector(sel);
   const all = (sel, root = document) => [...root.querySelectorAll(sel)];
   const field = (cat, name) => one(`[name=${name}]`, cat);
+  const names = ["category", "q", "sort", "written"];
 
   function apply(cat, remember = true) {
     const words = field(cat, "q").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -31,13 +44,14 @@
     if (remember) {
       const state = new URLSearchParams(Object.entries({ category: kind, q: words.join(" "), sort, written: written ? "only" : "" }).filter(p => p[1]));
       history.replaceState(history.state, "", location.pathname + location.search + (state.size ? "#" + state : ""));
+      addressState(names);
     }
   }
 
   function restore() {                                   // a filtered catalogue has an address: #category=attention&sort=2:-1
     const cat = one(".cat");
     if (!cat) return;
-    const state = new URLSearchParams(location.hash.slice(1));
+    const state = addressState(names);
     field(cat, "q").value = state.get("q") || "";
     field(cat, "sort").value = state.get("sort") || "";
     field(cat, "written").checked = state.has("written");
@@ -142,6 +156,7 @@
   const one = (sel, root = document) => root.querySelector(sel);
   const all = (sel, root = document) => [...root.querySelectorAll(sel)];
   const fields = pick => all("input, select", pick);
+  const names = pick => fields(pick).map(f => f.name);
   const on = (type, sel, act) => document.addEventListener(type, e => {
     const hit = e.target.closest?.(sel);
     if (hit) act(hit, e);
@@ -165,6 +180,7 @@
     if (!remember) return;
     const state = new URLSearchParams(fields(pick).map(f => [f.name, f.value.trim()]).filter(f => f[1]));
     history.replaceState(history.state, "", location.pathname + location.search + (state.size ? "#" + state : ""));
+    addressState(names(pick));
   }
 
   function pair(pick) {                                  // a small table: what differs between two rows
@@ -194,8 +210,9 @@
   }
 
   function restore() {
-    const pick = one(".pick"), state = new URLSearchParams(location.hash.slice(1));
-    if (!pick || location.hash && !fields(pick).some(f => state.has(f.name))) return;  // an anchor changes nothing
+    const pick = one(".pick");
+    if (!pick) return;
+    const state = addressState(names(pick));
     for (const f of fields(pick)) f.value = state.get(f.name) || "";
     apply(pick, false);
   }

@@ -411,6 +411,14 @@ def test_the_catalogue_filters_sorts_and_remembers(visit: New) -> None:
     again = there.go("catalogue/" + page.url.partition("catalogue/")[2])
     again.reload()
     assert len(rows(again)) == len(pages.in_category("attention"))
+    with again.expect_request(
+        "**/catalogue/"
+    ):  # the theme loads a page anew at its first anchor
+        again.evaluate("location.hash = '#catalogue'")
+    again.wait_for_timeout(500)
+    assert len(rows(again)) == len(pages.in_category("attention")), (
+        "an anchor is no filter"
+    )
 
 
 def test_a_table_of_networks_sorts_by_any_column_and_back(visit: New) -> None:
@@ -531,8 +539,10 @@ def test_a_term_shows_its_meaning_to_the_keyboard_and_to_a_finger(visit: New) ->
     touch = "e => e.dispatchEvent(new PointerEvent('click', {bubbles: true, cancelable: true, pointerType: 'touch'}))"
     assert term.evaluate(touch) is False, "the first tap goes nowhere"
     assert (term.get_attribute("aria-description") or "?") in term.evaluate(says)
-    page.locator("h1").click()
-    assert term.evaluate(says) == "none"
+    page.locator(
+        "h1"
+    ).click()  # which scrolls the term out of sight: then it may have no ::after at all, and "" for it
+    assert term.evaluate(says) in {"none", ""}
 
 
 def test_the_sign_of_an_address_is_seen_at_the_focus(visit: New) -> None:

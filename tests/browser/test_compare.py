@@ -115,9 +115,17 @@ def test_without_the_script_the_table_is_complete_and_nothing_dead_is_shown(
 def test_an_anchor_leaves_the_filter_as_it_is(visit: New) -> None:
     page = visit().go("networks/#params=10")
     few = names(page)
-    page.evaluate("location.hash = '#all-variants'")
-    page.wait_for_timeout(50)
+    with page.expect_request(
+        "**/networks/"
+    ):  # the theme loads a page anew at its first anchor
+        page.evaluate("location.hash = '#all-variants'")
+    page.wait_for_timeout(500)
     assert names(page) == few
+    page.locator(".pick [name=q]").fill("resnet")
+    fewer = names(page)
+    page.evaluate("location.hash = '#all-variants'")
+    page.wait_for_timeout(500)
+    assert names(page) == fewer != few
 
 
 @pytest.mark.parametrize("width", WIDTHS)
