@@ -10,13 +10,16 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 # --8<-- [end:imports]
 
 
 # --8<-- [start:module]
-def cosine_rate(eta_max: float, eta_min: float, T_cur: int, T_i: int) -> float:
+def cosine_rate(
+    eta_max: float | Tensor, eta_min: float, T_cur: int, T_i: int
+) -> float | Tensor:
     """The rate after T_cur of T_i steps, from eta_max down to eta_min (equation 5)."""
     # --8<-- [start:rate]
     return eta_min + (eta_max - eta_min) * (1 + math.cos(math.pi * T_cur / T_i)) / 2
@@ -58,7 +61,7 @@ class CosineAnnealing(_CosineSchedule):
         self.T_max, self.eta_min = T_max, eta_min
         super().__init__(optimizer)  # sets the first rate
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         T_cur = self.last_epoch  # torch's name; it counts calls of `step`
         return [cosine_rate(b, self.eta_min, T_cur, self.T_max) for b in self.base_lrs]
 
@@ -92,7 +95,7 @@ class CosineWarmRestarts(_CosineSchedule):
         self.T_0, self.T_mult, self.eta_min = T_0, T_mult, eta_min
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         # --8<-- [start:restart]
         self.T_cur, self.T_i = self.last_epoch, self.T_0
         while self.T_cur >= self.T_i:  # that run is over
