@@ -295,9 +295,9 @@ def make_optimizer(recipe: Recipe, groups: Parameters) -> torch.optim.Optimizer:
 
 def _decayed(group: dict[str, Any], weight_decay: float) -> Parameters:
     """What decays and what does not: a norm's scale or a bias has one dimension."""
-    many = [p for p in group["params"] if p.ndim > 1]
-    one = [p for p in group["params"] if p.ndim <= 1]
-    parts = ((many, weight_decay), (one, 0.0))
+    matrices = [p for p in group["params"] if p.ndim > 1]
+    vectors = [p for p in group["params"] if p.ndim <= 1]
+    parts = ((matrices, weight_decay), (vectors, 0.0))
     return [{**group, "params": p, "weight_decay": d} for p, d in parts if p]
 
 

@@ -253,8 +253,8 @@ def test_a_stream_decides_whether_there_is_a_bar(
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert type(show.on(io.StringIO())) is Lines
-    assert type(show.on(Terminal())) is Bar
+    assert type(show.display_for(io.StringIO())) is Lines
+    assert type(show.display_for(Terminal())) is Bar
 
 
 def test_a_run_that_goes_on_shows_the_steps_that_are_made_already() -> None:
