@@ -57,12 +57,12 @@ class Glossary(Treeprocessor):
         if not self.page.slug or not path.exists():
             return
         self.pattern, self.named = _words(path)
-        self.told: set[str] = set()
+        self.explained: set[str] = set()
         self._walk(root)
 
     def _walk(self, el: ET.Element) -> None:
         if el.tag == "h2":
-            self.told.clear()
+            self.explained.clear()
         if el.tag in LEFT_OUT or CLASSES & set(el.get("class", "").split()):
             return
         before = el.text
@@ -106,6 +106,6 @@ class Glossary(Treeprocessor):
         for match in self.pattern.finditer(text):
             name = match[1] if match[1] in self.named else match[1].lower()
             term = self.named[name]
-            if term.id not in self.told:
-                self.told.add(term.id)
+            if term.id not in self.explained:
+                self.explained.add(term.id)
                 yield match, term

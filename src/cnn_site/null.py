@@ -56,10 +56,10 @@ def zeros(value: Any, like: tuple[Tensor, ...] = ()) -> Any:
     """The same structure with zeros in it; a tensor that has the shape and type of one of `like` becomes that one."""
     if isinstance(value, Tensor):
         same = (t for t in like if t.shape == value.shape and t.dtype == value.dtype)
-        found = next(same, None)
-        if found is None and value.requires_grad:  # a loss can still be sent backward
+        match = next(same, None)
+        if match is None and value.requires_grad:  # a loss can still be sent backward
             return value.nan_to_num() * 0 + 0
-        return torch.zeros_like(value) if found is None else found
+        return torch.zeros_like(value) if match is None else match
     if isinstance(value, int | float):  # False too
         return type(value)(0)
     if isinstance(value, dict):
