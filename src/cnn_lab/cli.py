@@ -22,10 +22,12 @@ from .export import export as write_out
 from .fit import BadData
 from .own import is_code
 from .predict import report as report_predicted
-from .recipe import WHAT, Recipe, Strategy
+from .recipe import WHAT, Recipe, Settings, Strategy
 from .report import report
+from .saved import BEST, CONFIG, LAST
 from .sources import NAMES as DATA
-from .train import BEST, CONFIG, LAST, Refused, Settings, Stopped, rehearse
+from .stop import Refused, Stopped
+from .train import rehearse
 from .train import train as carry_out
 
 app = typer.Typer(

@@ -27,20 +27,14 @@ from rich.table import Table
 from cnn_techniques.evaluation import model_cost
 
 from .fit import Step
-from .recipe import Recipe
+from .prepare import check_supported, prepared
+from .recipe import Recipe, Settings
 from .record import interval, paired
+from .saved import CONFIG, write_json
 from .show import Silent
 from .sources import DataSet
-from .train import (
-    CONFIG,
-    Refused,
-    Settings,
-    Stopped,
-    check_supported,
-    prepared,
-    train,
-    write_json,
-)
+from .stop import Refused, Stopped
+from .train import train
 
 Json = dict[str, Any]
 RESULT, PLOT = "compare.json", "compare.svg"

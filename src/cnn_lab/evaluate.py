@@ -17,9 +17,13 @@ from . import checkpoint, networks, own
 from .checkpoint import NotACheckpoint
 from .fit import BadData, SingleProcess
 from .photos import InputFormat, divided
+from .prepare import workers_for
+from .recipe import Settings
+from .saved import PHOTOS, run_photo_names
+from .scores import scores
 from .show import ProgressCallback
 from .sources import DataSet, all_photos, open_data, run_test_photos
-from .train import PHOTOS, Refused, Settings, run_photo_names, scores, workers_for
+from .stop import Refused
 
 Json = dict[str, Any]
 BINS = 15  # of confidence, as in Guo et al., arXiv:1706.04599, table 1

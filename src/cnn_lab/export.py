@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from .checkpoint import written_whole
 from .evaluate import evaluation_data, load_network, refuse_overwriting
 from .fit import BadData
-from .train import Refused, Settings
+from .recipe import Settings
+from .stop import Refused
 
 Json = dict[str, Any]
 OPSET = 18

@@ -17,7 +17,8 @@ from . import own, show
 from .evaluate import load_network, refuse_overwriting, saved_input_format
 from .fit import BadData
 from .photos import ENDINGS, Photos, hidden
-from .train import Refused, write_json
+from .saved import write_json
+from .stop import Refused
 
 Json = dict[str, Any]
 BATCH = 64

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -276,6 +277,26 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold, and `Recipe(**...)` takes."""
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run needs and its result does not depend on.
+
+    Args:
+        root: where torchvision's loaders find their files.
+        download: let torchvision fetch them.
+        workers: processes that load images; None: as many as there are cores, up to 8,
+            for images in files, and none for images in memory.
+        save_every: steps between checkpoints; 0: at the end of each epoch.
+        track: a tracker of Accelerate, such as "tensorboard".
+    """
+
+    root: Path = Path("data")
+    download: bool = False
+    workers: int | None = None
+    save_every: int = 0
+    track: str = ""
 
 
 def make_optimizer(recipe: Recipe, groups: Parameters) -> torch.optim.Optimizer:

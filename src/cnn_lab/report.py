@@ -12,8 +12,9 @@ from rich.table import Table
 from .checkpoint import written_whole
 from .evaluate import SCORES, evaluate, refuse_overwriting
 from .predictions import measured
+from .recipe import Settings
+from .saved import write_json
 from .show import bar
-from .train import Settings, write_json
 
 Json = dict[str, Any]
 

@@ -16,7 +16,7 @@ import torch
 from cnn_lab import cli, compare
 from cnn_lab import train as training
 from cnn_lab.recipe import Recipe
-from cnn_lab.train import Refused, Stopped
+from cnn_lab.stop import Refused, Stopped
 from cnn_site import ROOT
 
 NETWORK = "ResNet(BasicBlock, (1,), width=4, small_images=True)"

@@ -16,7 +16,8 @@ from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.evaluate import SCORES, evaluate, load_network, measures
 from cnn_lab.recipe import Recipe
 from cnn_lab.report import draw
-from cnn_lab.train import LAST, train
+from cnn_lab.saved import LAST
+from cnn_lab.train import train
 from cnn_techniques.evaluation import confusion_matrix, f1_score, precision, recall
 
 SMALL = "ResNet(BasicBlock, (1,), width=4, small_images=True)"

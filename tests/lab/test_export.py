@@ -18,8 +18,10 @@ from cnn_lab.evaluate import load_network
 from cnn_lab.export import export
 from cnn_lab.fit import BadData
 from cnn_lab.recipe import Recipe
+from cnn_lab.saved import LAST
 from cnn_lab.sources import normalised
-from cnn_lab.train import LAST, Refused, train
+from cnn_lab.stop import Refused
+from cnn_lab.train import train
 
 SMALL = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 

@@ -18,14 +18,16 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 import cnn_lab.cli
 from cnn_lab import checkpoint, own
-from cnn_lab import train as training
 from cnn_lab.evaluate import evaluate, load_network
 from cnn_lab.export import export
 from cnn_lab.fit import BadData, SingleProcess, TrainingBatches
 from cnn_lab.own import GIVEN, Datasets, data_set, is_code
-from cnn_lab.recipe import Recipe, Strategy
+from cnn_lab.prepare import workers_for
+from cnn_lab.recipe import Recipe, Settings, Strategy
+from cnn_lab.saved import BEST, CONFIG, LAST
 from cnn_lab.show import Silent
-from cnn_lab.train import BEST, CONFIG, LAST, Refused, Settings, Stopped, train
+from cnn_lab.stop import Refused, Stopped
+from cnn_lab.train import train
 
 NETS = """
 import torch
@@ -503,5 +505,5 @@ def test_what_cannot_be_sent_to_spawned_workers_is_refused(
 
 def test_workers_are_none_unless_asked_for() -> None:
     found = data_set(noisy_data())
-    assert training.workers_for(Settings(), found) == 0
-    assert training.workers_for(Settings(workers=3), found) == 3
+    assert workers_for(Settings(), found) == 0
+    assert workers_for(Settings(workers=3), found) == 3

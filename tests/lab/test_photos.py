@@ -20,9 +20,11 @@ from cnn_lab.augment import NAMES as AUGMENTATIONS
 from cnn_lab.evaluate import evaluate
 from cnn_lab.fit import BadData
 from cnn_lab.photos import InputFormat, Photos, parts, read, scan
-from cnn_lab.recipe import Recipe
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import LAST, PHOTOS
 from cnn_lab.sources import PhotoNames, open_data, photo_changes
-from cnn_lab.train import LAST, PHOTOS, Refused, Settings, train
+from cnn_lab.stop import Refused
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 PLAIN = InputFormat(3, 16, (0.0,) * 3, (1.0,) * 3)

@@ -15,8 +15,9 @@ from cnn_lab import checkpoint, cli
 from cnn_lab.data import digits
 from cnn_lab.evaluate import evaluate, evaluation_data, load_network
 from cnn_lab.predict import BATCH, predict
-from cnn_lab.recipe import Recipe
-from cnn_lab.train import LAST, Settings, train
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import LAST
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 HERE = Settings(workers=0)

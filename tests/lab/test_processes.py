@@ -19,8 +19,11 @@ import torch
 
 from cnn_lab import checkpoint
 from cnn_lab.fit import EvaluationBatches, InMemory, SingleProcess, TrainingBatches
-from cnn_lab.recipe import Recipe
-from cnn_lab.train import LAST, RESULT, Settings, accuracy, prepared, train
+from cnn_lab.prepare import prepared
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import LAST, RESULT
+from cnn_lab.scores import accuracy
+from cnn_lab.train import train
 
 # 12 steps an epoch, of 109 images; the last has one, less than there are processes.
 OPTIONS = {

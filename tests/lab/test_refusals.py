@@ -28,10 +28,12 @@ from cnn_lab import checkpoint
 from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.fit import BadData
 from cnn_lab.photos import InputFormat
-from cnn_lab.recipe import Recipe
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import CONFIG, LAST, RESULT
 from cnn_lab.show import Silent
 from cnn_lab.sources import open_data
-from cnn_lab.train import CONFIG, LAST, RESULT, Refused, Settings, Stopped, train
+from cnn_lab.stop import Refused, Stopped
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 DIGITS = Recipe(TINY, size=8, epochs=2, batch_size=300)  # 4 steps an epoch

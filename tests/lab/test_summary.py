@@ -15,10 +15,11 @@ from rich.console import Console
 from cnn_lab import networks, show
 from cnn_lab.cli import main
 from cnn_lab.photos import InputFormat
-from cnn_lab.recipe import Recipe
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import CONFIG, LAST, RESULT
 from cnn_lab.show import Bar, summary
 from cnn_lab.sources import open_data
-from cnn_lab.train import CONFIG, LAST, RESULT, Settings, train
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 IMAGE = Image.fromarray(np.zeros((9, 9, 3), np.uint8))

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cnn_lab.evaluate import evaluation_data, load_network
 from cnn_lab.fit import EvaluationBatches, SingleProcess, load_batches
+from cnn_lab.recipe import Settings
 from cnn_lab.record import interval
-from cnn_lab.train import Settings
 from cnn_site import ROOT
 from cnn_site.evidence import Evidence
 

@@ -20,10 +20,18 @@ from torchvision import datasets, models
 from cnn_lab import checkpoint, cli, networks, transfer
 from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.fit import Step
-from cnn_lab.recipe import Recipe, Schedule, Strategy, make_optimizer, make_schedule
+from cnn_lab.prepare import prepared
+from cnn_lab.recipe import (
+    Recipe,
+    Schedule,
+    Settings,
+    Strategy,
+    make_optimizer,
+    make_schedule,
+)
 from cnn_lab.record import interval, paired, repeat
+from cnn_lab.saved import LAST
 from cnn_lab.show import Silent
-from cnn_lab.train import LAST, Settings, prepared
 from cnn_lab.train import train as carry_out
 
 ROOT = os.environ.get("CNN_LAB_ROOT", "data")

@@ -16,8 +16,10 @@ from cnn_lab import checkpoint
 from cnn_lab import train as training
 from cnn_lab.fit import BatchLoss, SingleProcess, cross_entropy, one_step
 from cnn_lab.recipe import Recipe
+from cnn_lab.saved import LAST
 from cnn_lab.show import Silent
-from cnn_lab.train import LAST, Stopped, train
+from cnn_lab.stop import Stopped
+from cnn_lab.train import train
 from cnn_lab.update import AccumulatedStep, make_update
 
 CPU = torch.device("cpu")

@@ -18,21 +18,14 @@ from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.evaluate import evaluate, evaluation_data, load_network
 from cnn_lab.fit import BadData, SingleProcess, Source
 from cnn_lab.photos import InputFormat
-from cnn_lab.recipe import Recipe
+from cnn_lab.prepare import prepared
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import BEST, LAST, PHOTOS, RESULT
+from cnn_lab.scores import accuracy
 from cnn_lab.show import Silent
 from cnn_lab.sources import held_out_rows, open_data
-from cnn_lab.train import (
-    BEST,
-    LAST,
-    PHOTOS,
-    RESULT,
-    Refused,
-    Settings,
-    Stopped,
-    accuracy,
-    best,
-    train,
-)
+from cnn_lab.stop import Refused, Stopped
+from cnn_lab.train import best, train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 GREY = InputFormat(1, 8)
@@ -199,7 +192,7 @@ def test_the_best_epoch_is_kept_and_tested(tmp_path: Path) -> None:
         == result["accuracy"]
     )
     assert evaluate(tmp_path / BEST)["accuracy"] == result["accuracy"]
-    held = training.prepared(tiny(), Settings())[1].validation
+    held = prepared(tiny(), Settings())[1].validation
     assert held is not None and result["validation_images"] == len(held) == 120
     assert accuracy(model, held, SingleProcess(torch.device("cpu"))) == top
 
