@@ -144,14 +144,14 @@ def evaluation_data(
 
 def _same_classes(data: DataSet, state: Json, name: str) -> None:
     pairs = zip_longest(data.classes, state["classes"])
-    for label, (found, expected) in enumerate(pairs):
-        if found != expected:
-            found, expected = (
-                "missing" if side is None else repr(side) for side in (found, expected)
+    for label, (actual, expected) in enumerate(pairs):
+        if actual != expected:
+            actual, expected = (
+                "missing" if side is None else repr(side) for side in (actual, expected)
             )
             raise BadData(
                 f"{name} has other classes than the checkpoint: class {label} is "
-                f"{found}, in the checkpoint {expected}"
+                f"{actual}, in the checkpoint {expected}"
             )
 
 

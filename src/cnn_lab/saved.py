@@ -63,10 +63,10 @@ def saved_state(recipe: Recipe, folder: Path, resume: bool) -> Json | None:
     if not path.exists() and (folder / CONFIG).exists():
         return None  # stopped before its first checkpoint
     state = checkpoint.load(path)
-    given, saved = recipe.to_json(), dict(state.get("recipe", {}))
+    asked, saved = recipe.to_json(), dict(state.get("recipe", {}))
     # A run that was made before there was such an option did without.
     saved = {**{f.name: f.default for f in fields(Recipe)}, **saved}
-    for name, value in given.items():
+    for name, value in asked.items():
         if saved[name] != value:
             raise Refused(
                 f"{path} is of a run with {name} {saved[name]!r}, not {value!r}"

@@ -157,12 +157,12 @@ def time_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> Json:
     times = {}
     for key in keys:
         task = {"proof": proof, "function": arms.__name__, "key": key}
-        found = side_by_side(steps, against="arm", arguments=task)["arms"]
+        timed = side_by_side(steps, against="arm", arguments=task)["arms"]
         times[key] = {
             "name": arms(key).name,
-            "ratio": found["baseline"]["ratio"],
-            "range": found["baseline"]["range"],
-            "seconds": found["arm"]["seconds"],
+            "ratio": timed["baseline"]["ratio"],
+            "range": timed["baseline"]["range"],
+            "seconds": timed["arm"]["seconds"],
         }
     return times
 

@@ -32,8 +32,8 @@ class Term:
 @until_changed
 def terms(path: Path) -> list[Term]:
     """The entries of a glossary, as they stand."""
-    found = ENTRY.findall(path.read_text(encoding="utf-8"))
-    return [Term(tuple(n.split(", ")), i, says.strip()) for n, i, says in found]
+    entries = ENTRY.findall(path.read_text(encoding="utf-8"))
+    return [Term(tuple(n.split(", ")), i, says.strip()) for n, i, says in entries]
 
 
 @until_changed

@@ -130,9 +130,9 @@ def _method(method: Callable[..., Any]) -> Callable[..., Any]:
 def _function(function: Callable[..., Any], handed_back: bool = True) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         args = tuple(list(a) if isinstance(a, Iterator) else a for a in args)
-        given = [*_leaves(args), *_leaves(kwargs)]
-        modules = [m for m in given if isinstance(m, nn.Module)]
-        tensors = [t for t in given if isinstance(t, Tensor)]
+        leaves = [*_leaves(args), *_leaves(kwargs)]
+        modules = [m for m in leaves if isinstance(m, nn.Module)]
+        tensors = [t for t in leaves if isinstance(t, Tensor)]
         slopes = [t.grad if t.is_leaf else None for t in tensors]
         before = [
             (t, t.detach().clone(), g, None if g is None else g.detach().clone())

@@ -608,8 +608,8 @@ def compare_change(
         results = []
         for changed in (mine, theirs):
             with torch.no_grad(), seeded(seed):
-                found = changed.eval()(*mapped(arguments, prepare))
-            results.append(flatten(pick(found)))
+                result = changed.eval()(*mapped(arguments, prepare))
+            results.append(flatten(pick(result)))
         assert_alive(results[1], batch)
         if results[0].keys() != results[1].keys():
             raise AssertionError(
@@ -621,11 +621,11 @@ def compare_change(
         for name, own in names.items():
             pairs[f"state {own}"] = states[0][own], states[1][name]
         bound = OUTPUT_BOUND if dtype == torch.float64 else FLOAT32_BOUND
-        found = difference(pairs, bound=bound, shape=batch.shape, modes=["evaluation"])
+        result = difference(pairs, bound=bound, shape=batch.shape, modes=["evaluation"])
     parameters = sum(p.numel() for p in mine.parameters()) if match else None
     settings = ["parameters paired by order"] * (match == "order")
     return replace(
-        found, parameters=parameters, tensors=len(names) or None, settings=settings
+        result, parameters=parameters, tensors=len(names) or None, settings=settings
     )
 
 

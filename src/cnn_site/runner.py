@@ -392,8 +392,8 @@ class PageRunner(DefaultRunner):
             (i for i, f in enumerate(frames) if f.filename == __file__), default=-1
         )
         shown = "".join(traceback.format_list(frames[last + 1 :]))
-        told = "".join(traceback.format_exception_only(error)).strip()
-        return f"In {relative(test.source_path)}, the fence at line {test.start_line}:\n{shown}{told}"
+        raised = "".join(traceback.format_exception_only(error)).strip()
+        return f"In {relative(test.source_path)}, the fence at line {test.start_line}:\n{shown}{raised}"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
