@@ -183,7 +183,7 @@ def test_the_runs_that_a_file_builds_are_timed_side_by_side(
         return speed._run_task(json.loads(json.dumps(task)))
 
     firsts: list[int] = []
-    monkeypatch.setattr(speed, "_process", here)
+    monkeypatch.setattr(speed, "_start_process", here)
     monkeypatch.setattr(speed, "LEAST", 0.005)
     found = speed.side_by_side(runs_of_two_sizes, "once", {"size": 128})
     assert list(found["arms"]) == ["once", "four times"]
