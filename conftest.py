@@ -6,7 +6,8 @@ import signal
 # Small networks: a second thread waits more than it computes, above all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# As from a terminal: who starts the tests in the background, or by nohup, has these ignored.
+# nohup ignores SIGHUP and a shell's background SIGINT, and child processes inherit that: the
+# kill tests need the defaults.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

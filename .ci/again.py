@@ -32,13 +32,13 @@ def intervals(result: Any, at: str = "") -> Iterator[tuple[str, dict[str, float]
 def outside(old: Any, new: Any) -> list[str]:
     """A line for each mean that left its spread; ValueError if there was nothing to compare."""
     now = dict(intervals(new))
-    then = dict(intervals(old))
-    if not then:
+    before = dict(intervals(old))
+    if not before:
         raise ValueError(
             "the record has no mean with an interval, so there is nothing to hold a new run against"
         )
     lines = []
-    for where, was in then.items():
+    for where, was in before.items():
         if where not in now:
             lines.append(f"{where}: not made this time")
             continue

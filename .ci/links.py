@@ -35,7 +35,7 @@ RESERVED = re.compile(
 
 def addresses(root: Path = ROOT) -> dict[str, str]:
     """Address -> the first file and line that names it."""
-    found: dict[str, str] = {}
+    places: dict[str, str] = {}
     for pattern in FILES:
         for path in sorted(root.glob(pattern)):
             for number, line in enumerate(
@@ -52,10 +52,10 @@ def addresses(root: Path = ROOT) -> dict[str, str]:
                         ]
                 for address in named:
                     if not RESERVED.match(address):
-                        found.setdefault(
+                        places.setdefault(
                             address, f"{path.relative_to(root).as_posix()}:{number}"
                         )
-    return found
+    return places
 
 
 def trimmed(address: str) -> str:
@@ -70,7 +70,7 @@ def trimmed(address: str) -> str:
 
 def answer(address: str, tries: int = 3) -> tuple[bool, str]:
     """(still there or not to be told, what was said)."""
-    said = ""
+    message = ""
     for attempt in range(tries):
         request = urllib.request.Request(
             address,
@@ -80,36 +80,39 @@ def answer(address: str, tries: int = 3) -> tuple[bool, str]:
             with urllib.request.urlopen(request, timeout=30) as response:
                 return True, str(response.status)
         except urllib.error.HTTPError as error:
-            said = f"{error.code} {error.reason}"
+            message = f"{error.code} {error.reason}"
             if error.code in REFUSES:
-                return True, said
+                return True, message
             if error.code < 500:
-                return False, said
+                return False, message
         except urllib.error.URLError as error:
-            said = str(error.reason)
-            if "Name or service not known" in said or "nodename nor servname" in said:
-                return False, said
+            message = str(error.reason)
+            if (
+                "Name or service not known" in message
+                or "nodename nor servname" in message
+            ):
+                return False, message
         except (TimeoutError, OSError) as error:
-            said = str(error) or type(error).__name__
+            message = str(error) or type(error).__name__
         time.sleep(2**attempt)
-    return True, f"no answer: {said}"
+    return True, f"no answer: {message}"
 
 
 def main(arguments: list[str]) -> int:
-    found = addresses()
+    places = addresses()
     if arguments == ["--list"]:
-        for address, place in found.items():
+        for address, place in places.items():
             print(place, address)
         return 0
     gone = 0
     with ThreadPoolExecutor(8) as pool:
-        for (address, place), (there, said) in zip(
-            found.items(), pool.map(answer, found), strict=True
+        for (address, place), (exists, message) in zip(
+            places.items(), pool.map(answer, places), strict=True
         ):
-            if not there or not said.startswith("2"):
-                print(f"{place}: {address}: {said}" + ("" if there else "  GONE"))
-            gone += not there
-    print(f"{len(found)} addresses, {gone} gone")
+            if not exists or not message.startswith("2"):
+                print(f"{place}: {address}: {message}" + ("" if exists else "  GONE"))
+            gone += not exists
+    print(f"{len(places)} addresses, {gone} gone")
     return bool(gone)
 
 

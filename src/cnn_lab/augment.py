@@ -68,7 +68,7 @@ def cutout(images: Tensor, draws: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OfEach:
+class PerImage:
     """A transform of one image (C, H, W) for each of a batch, seeded for every image."""
 
     transform: Callable[[Tensor], Tensor]
@@ -76,17 +76,17 @@ class OfEach:
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             return torch.stack(
-                [self.one(i, d) for i, d in zip(images, draws, strict=True)]
+                [self.transform_one(i, d) for i, d in zip(images, draws, strict=True)]
             )
 
-    def one(self, image: Tensor, draw: Tensor) -> Tensor:
+    def transform_one(self, image: Tensor, draw: Tensor) -> Tensor:
         # On the CPU alone: torch.manual_seed costs as much as a transform.
         torch.default_generator.manual_seed(int(draw.item() * 2**53))
         return self.transform(image)
 
 
 @dataclass(frozen=True)
-class InTurn:
+class Chained:
     """One augmentation after the other, each with draws of its own."""
 
     parts: tuple[Augmentation, ...]
@@ -98,14 +98,14 @@ class InTurn:
         return images
 
 
-def each(transform: Callable[[Tensor], Tensor]) -> Augmentation:
+def per_image(transform: Callable[[Tensor], Tensor]) -> Augmentation:
     """A transform of one image (C, H, W) as an augmentation."""
-    return Augmentation(OfEach(transform), 1)
+    return Augmentation(PerImage(transform), 1)
 
 
 def chain(parts: Sequence[Augmentation]) -> Augmentation:
     """Augmentations as one."""
-    return Augmentation(InTurn(tuple(parts)), sum(part.draws for part in parts))
+    return Augmentation(Chained(tuple(parts)), sum(part.draws for part in parts))
 
 
 def by_name(names: Sequence[str], *, mirror: bool = True) -> Augmentation:
@@ -124,7 +124,7 @@ def by_name(names: Sequence[str], *, mirror: bool = True) -> Augmentation:
         elif name == "cutout":
             parts += [Augmentation(cutout, 2)]
         elif name in PER_IMAGE:
-            parts += [each(PER_IMAGE[name]())]
+            parts += [per_image(PER_IMAGE[name]())]
         else:
             raise ValueError(
                 f"unknown augmentation {name!r}; expected {', '.join(NAMES)}"

@@ -21,9 +21,9 @@ from cnn_techniques.modern.resnet import BasicBlock, ResNet
 
 from .fit import (
     BatchTransform,
-    Here,
     Loss,
-    Schedule,
+    Scheduler,
+    SingleProcess,
     Update,
     accuracy,
     cross_entropy,
@@ -70,7 +70,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
-def cosine(optimizer: torch.optim.Optimizer, steps: int) -> Schedule | None:
+def cosine(optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:
     """From the full rate to nothing, step by step, without a warm-up."""
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
@@ -92,7 +92,7 @@ class Arm:
     name: str
     network: Callable[[], nn.Module] = network
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] = sgd
-    schedule: Callable[[torch.optim.Optimizer, int], Schedule | None] = cosine
+    schedule: Callable[[torch.optim.Optimizer, int], Scheduler | None] = cosine
     loss: Loss = cross_entropy
     batch_transform: BatchTransform | None = None
     update: Callable[[], Update] = lambda: one_step
@@ -150,17 +150,17 @@ def step(arm: Arm, count: int = BATCH_SIZE) -> Callable[[], None]:
     model = arm.network().train()
     optimizer, update = arm.optimizer(model), arm.update()
     schedule = arm.schedule(optimizer, 10**6)
-    machine = Here(torch.device("cpu"))
+    accelerator = SingleProcess(torch.device("cpu"))
 
-    def one() -> None:
+    def train_step() -> None:
         x, y = images, labels
         if arm.batch_transform is not None:
             x, y = arm.batch_transform(x, y, draw)
-        update(lambda: arm.loss(model, x, y), optimizer, machine)
+        update(lambda: arm.loss(model, x, y), optimizer, accelerator)
         if schedule is not None:
             schedule.step()
 
-    return one
+    return train_step
 
 
 # ---------------------------------------------------------------- images
@@ -184,13 +184,13 @@ def _garments(split: str, root: Path) -> tuple[Tensor, Tensor]:
     from torchvision.datasets import FashionMNIST  # here: the rest needs torch alone
 
     try:
-        found = FashionMNIST(str(root), train=split == "train")
+        data_set = FashionMNIST(str(root), train=split == "train")
     except RuntimeError:
         raise FileNotFoundError(
             f"{root / 'FashionMNIST/raw'} lacks the files of Fashion-MNIST; "
             "torchvision fetches them: FashionMNIST(root, download=True)"
         ) from None
-    images, labels = found.data[:, None].float() / 255, found.targets.long()
+    images, labels = data_set.data[:, None].float() / 255, data_set.targets.long()
     if split == "train":
         rows = [torch.where(labels == k)[0][:PER_CLASS] for k in range(10)]
         order = torch.cat(rows).sort().values
@@ -222,27 +222,27 @@ def shifted(images: Tensor) -> Tensor:
 
 def row(name: str, runs: Sequence[Json]) -> Json:
     """All runs of an arm in the order of their seeds, as a row of a page."""
-    diverged = sum("diverged" in one for one in runs)
+    diverged = sum("diverged" in result for result in runs)
     if diverged:
         return {"name": name, "diverged": diverged, "seeds": len(runs)}
-    of: Json = {"name": name}
+    entry: Json = {"name": name}
     for quantity in ("accuracy", "shifted"):
-        values = [one[quantity] for one in runs]
-        of[quantity] = {**interval(values), "values": values}
-    of["loss"] = interval([one["curve"][-1] for one in runs])
-    of["curve"] = [one["curve"] for one in runs]
-    return of
+        values = [result[quantity] for result in runs]
+        entry[quantity] = {**interval(values), "values": values}
+    entry["loss"] = interval([result["curve"][-1] for result in runs])
+    entry["curve"] = [result["curve"] for result in runs]
+    return entry
 
 
 def against(arm: Json, baseline: Json) -> Json:
     """How much an arm is above the baseline, both rows, over the seeds both have."""
     if "diverged" in arm:
         return {"name": arm["name"], "diverged": arm["diverged"]}
-    of: Json = {"name": arm["name"]}
+    entry: Json = {"name": arm["name"]}
     for quantity in ("accuracy", "shifted"):
         mine, others = arm[quantity]["values"], baseline[quantity]["values"]
-        of[quantity] = paired(mine, others[: len(mine)])
-    return of
+        entry[quantity] = paired(mine, others[: len(mine)])
+    return entry
 
 
 def smallest_difference(baseline: Json, seeds: int) -> float:

@@ -69,7 +69,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """Where to write what becomes `path` at the end, or nothing if something fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -117,11 +117,11 @@ def load(path: Path) -> Json:
 
 def _sum(tensors: dict[str, Tensor]) -> int:
     """Of the bytes of all tensors, in the order of their names."""
-    found = 0
+    crc = 0
     for name in sorted(tensors):
         plain = tensors[name].flatten().view(torch.uint8)
-        found = zlib.crc32(plain.numpy().data, found)
-    return found
+        crc = zlib.crc32(plain.numpy().data, crc)
+    return crc
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

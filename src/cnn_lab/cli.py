@@ -22,10 +22,12 @@ from .export import export as write_out
 from .fit import BadData
 from .own import is_code
 from .predict import report as report_predicted
-from .recipe import WHAT, Recipe, Strategy
+from .recipe import WHAT, Recipe, Settings, Strategy
 from .report import report
+from .saved import BEST, CONFIG, LAST
 from .sources import NAMES as DATA
-from .train import BEST, CONFIG, LAST, Refused, Settings, Stopped, rehearse
+from .stop import Refused, Stopped
+from .train import rehearse
 from .train import train as carry_out
 
 app = typer.Typer(
@@ -84,7 +86,7 @@ def _end(message: str, code: int) -> NoReturn:
 REQUIRED = inspect.Parameter.empty
 
 
-def of_recipe(
+def recipe_options(
     *,
     without: tuple[str, ...] = (),
     types: Mapping[str, Any] | None = None,
@@ -244,14 +246,18 @@ def _run(
 ) -> None:
     if out and resume and out != resume:
         raise Refused(f"--resume {resume} goes on in its own folder, not in {out}")
-    folder = resume or out or Path("runs") / _named(recipe)
+    folder = resume or out or Path("runs") / _folder_name(recipe)
     if dry_run:
-        shown = show.on(sys.stdout) if _first_process() else show.Silent()
+        shown = show.display_for(sys.stdout) if _first_process() else show.Silent()
         data = rehearse(recipe, folder, settings, resume=resume is not None, show=shown)
         shown.note(show.summary(recipe.data, data))
         return
     result = carry_out(
-        recipe, folder, settings, resume=resume is not None, show=show.on(sys.stdout)
+        recipe,
+        folder,
+        settings,
+        resume=resume is not None,
+        show=show.display_for(sys.stdout),
     )
     if _first_process():
         _draw(recipe, result, folder)
@@ -263,15 +269,15 @@ def _run(
 
 def _draw(recipe: Recipe, result: dict[str, Any], folder: Path) -> None:
     """The curves; the run has ended well without them too."""
-    told = ""
+    message = ""
     try:
         curves.draw(recipe, result, folder)
     except ImportError:
-        told = "matplotlib is missing: pip install matplotlib"
+        message = "matplotlib is missing: pip install matplotlib"
     except OSError as error:
-        told = _line(error)
-    if told:
-        print(f"cnn-lab: the curves are not drawn: {told}", file=sys.stderr)
+        message = _line(error)
+    if message:
+        print(f"cnn-lab: the curves are not drawn: {message}", file=sys.stderr)
 
 
 def _chosen(result: dict[str, Any]) -> str:
@@ -284,7 +290,7 @@ def _chosen(result: dict[str, Any]) -> str:
 
 
 @app.command("train")
-@of_recipe()
+@recipe_options()
 def train(
     recipe: Recipe,
     out: Out = None,
@@ -306,7 +312,7 @@ def train(
 
 
 @app.command("transfer")
-@of_recipe(
+@recipe_options(
     types={"data": Photos, "network": Network},
     data=REQUIRED,
     network="efficientnet_lite0",
@@ -337,14 +343,14 @@ def transfer(
     _run(recipe, out, resume, settings, dry_run)
 
 
-def _named(recipe: Recipe) -> str:
+def _folder_name(recipe: Recipe) -> str:
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in recipe.data)
     name = "".join(c for c in recipe.network if c.isalnum() or c in "-_")
     return f"{name}-{plain}"
 
 
 @app.command("compare")
-@of_recipe(without=("seed",))
+@recipe_options(without=("seed",))
 def compare(
     recipe: Recipe,
     arms: Annotated[
@@ -374,22 +380,22 @@ def compare(
     The options are those of the baseline. All arms have its budget and the same seeds.
     The same command again goes on after a stop. Page lab/compare.
     """
-    folder = out or Path("runs") / f"compare-{_named(recipe)}"
+    folder = out or Path("runs") / f"compare-{_folder_name(recipe)}"
     changed = [_arm(recipe, text) for text in arms]
     settings = Settings(root, download, workers)
     result = comparison.compare(recipe, changed, folder, settings, seeds=seeds)
-    comparison.told(result, folder)
+    comparison.print_result(result, folder)
 
 
 def _arm(baseline: Recipe, text: str) -> Recipe:
     """The baseline with the options of `text` changed, read as a command reads them."""
-    given: list[Recipe] = []
+    recipes: list[Recipe] = []
     reader = typer.Typer(add_completion=False)
 
     @reader.command(add_help_option=False)
-    @of_recipe(**vars(baseline))
+    @recipe_options(**vars(baseline))
     def arm(recipe: Recipe) -> None:
-        given.append(recipe)
+        recipes.append(recipe)
 
     network, options = [], []
     for part in text.split(" and "):
@@ -404,13 +410,13 @@ def _arm(baseline: Recipe, text: str) -> Recipe:
         raise USAGE(f"--with {text!r}: {error.format_message()}") from None
     except ValueError as error:
         raise USAGE(f"--with {text!r}: {error}") from None
-    return given[0]
+    return recipes[0]
 
 
-def _of_run(path: Path) -> Path:
+def _run_checkpoint(path: Path) -> Path:
     """The checkpoint of a run's folder: the one whose accuracy its result tells."""
-    there = [path / name for name in (BEST, LAST) if (path / name).exists()]
-    return there[0] if there else path
+    existing = [path / name for name in (BEST, LAST) if (path / name).exists()]
+    return existing[0] if existing else path
 
 
 Checkpoint = Annotated[
@@ -418,7 +424,7 @@ Checkpoint = Annotated[
     Argument(
         metavar="CHECKPOINT",
         help="The last.safetensors (or best.safetensors) of a run, or the run's folder.",
-        callback=_of_run,
+        callback=_run_checkpoint,
     ),
 ]
 Measured = Annotated[
@@ -426,7 +432,7 @@ Measured = Annotated[
     Argument(
         metavar="CHECKPOINT",
         help="The last.safetensors of a run, the run's folder, or predictions in a .csv.",
-        callback=_of_run,
+        callback=_run_checkpoint,
     ),
 ]
 Tests = Annotated[
@@ -510,10 +516,10 @@ def export(
     It appears only if onnxruntime computes the same from it, on test images. Page
     lab/evaluate-and-export.
     """
-    told = write_out(checkpoint, out, data, Settings(root, download), network=network)
+    result = write_out(checkpoint, out, data, Settings(root, download), network=network)
     print(
-        f"{told['file']}: opset {told['opset']}\non {told['images']} test images, "
-        f"scores differ from torch's by {told['difference']:.0e} of the largest"
+        f"{result['file']}: opset {result['opset']}\non {result['images']} test images, "
+        f"scores differ from torch's by {result['difference']:.0e} of the largest"
     )
 
 

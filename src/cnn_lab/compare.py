@@ -27,11 +27,14 @@ from rich.table import Table
 from cnn_techniques.evaluation import model_cost
 
 from .fit import Step
-from .recipe import Recipe
+from .prepare import check_supported, prepared
+from .recipe import Recipe, Settings
 from .record import interval, paired
+from .saved import CONFIG, write_json
 from .show import Silent
 from .sources import DataSet
-from .train import CONFIG, Refused, Settings, Stopped, possible, prepared, train, write
+from .stop import Refused, Stopped
+from .train import train
 
 Json = dict[str, Any]
 RESULT, PLOT = "compare.json", "compare.svg"
@@ -69,12 +72,12 @@ def compare(
     settings = settings or Settings()
     console = console or Console(highlight=False)
     _check(baseline, arms, seeds)
-    names = {BASELINE: BASELINE, **_named(baseline, arms)}
+    names = {BASELINE: BASELINE, **_arm_names(baseline, arms)}
     recipes = dict(zip(names, [baseline, *arms], strict=True))
     _same_as_before(out, baseline, arms, seeds)
     costs = {key: _cost(names[key], recipes[key], settings) for key in recipes}
     config = {**_config(baseline, arms, seeds), "root": str(settings.root)}
-    write(out / CONFIG, {**config, "workers": settings.workers})
+    write_json(out / CONFIG, {**config, "workers": settings.workers})
     results: dict[str, list[Json]] = {key: [] for key in recipes}
     count, total = 0, seeds * len(recipes)
     with _bar(console, total * baseline.epochs) as bar:
@@ -109,7 +112,7 @@ def compare(
                     )
     result = summary(names, results, costs)
     plot(result, out / PLOT)
-    write(out / RESULT, result)
+    write_json(out / RESULT, result)
     return result
 
 
@@ -188,19 +191,19 @@ def _check(baseline: Recipe, arms: Sequence[Recipe], seeds: int) -> None:
         fixed = [o for o in BUDGET if getattr(arm, o) != getattr(baseline, o)]
         if fixed:
             raise Refused(f"{name}: {fixed[0]} has to be the same for all arms")
-        possible(arm)
+        check_supported(arm)
 
 
 def _text(options: Json) -> str:
     return " and ".join(o if v is True else f"{o}={v}" for o, v in options.items())
 
 
-def _named(baseline: Recipe, arms: Sequence[Recipe]) -> dict[str, str]:
+def _arm_names(baseline: Recipe, arms: Sequence[Recipe]) -> dict[str, str]:
     """A key for folders and records, and a name for readers, of each arm."""
     long = [changes(arm, baseline) for arm in arms]
     names = [_text(options) for options in long]
     short = [
-        _text({**o, "network": _differs(o["network"], baseline.network)})
+        _text({**o, "network": _differing_arguments(o["network"], baseline.network)})
         if "network" in o
         else _text(o)
         for o in long
@@ -214,7 +217,7 @@ def _named(baseline: Recipe, arms: Sequence[Recipe]) -> dict[str, str]:
     return keyed
 
 
-def _differs(network: str, baseline: str) -> str:
+def _differing_arguments(network: str, baseline: str) -> str:
     """Of a call like the baseline's with other arguments, these; else all of it."""
     try:
         new, old = (ast.parse(n.strip(), mode="eval").body for n in (network, baseline))
@@ -226,10 +229,10 @@ def _differs(network: str, baseline: str) -> str:
         {ast.unparse(part): None for part in (*call.args, *call.keywords)}
         for call in (new, old)
     ]
-    kept = {k.arg for k in old.keywords} <= {k.arg for k in new.keywords}
-    rest = [part for part in arguments[0] if part not in arguments[1]]
+    keeps_all = {k.arg for k in old.keywords} <= {k.arg for k in new.keywords}
+    differing = [part for part in arguments[0] if part not in arguments[1]]
     same = ast.unparse(new.func) == ast.unparse(old.func)
-    return f"…{', '.join(rest)}" if same and kept and rest else network
+    return f"…{', '.join(differing)}" if same and keeps_all and differing else network
 
 
 def _config(baseline: Recipe, arms: Sequence[Recipe], seeds: int) -> Json:
@@ -284,8 +287,8 @@ class _Bar(Silent):
     def begins(self, run: str) -> None:
         self.progress.update(self.task, run=run)
 
-    def begin(self, recipe: Recipe, data: DataSet, done: int, per_epoch: int) -> None:
-        self.progress.advance(self.task, done / per_epoch)
+    def begin(self, recipe: Recipe, data: DataSet, step: int, per_epoch: int) -> None:
+        self.progress.advance(self.task, step / per_epoch)
 
     def step(self, step: Step) -> None:
         self.progress.advance(self.task, 1 / step.steps)
@@ -319,15 +322,15 @@ def table(result: Json) -> Table:
     for head in ("time", "parameters", "MACs"):
         shown.add_column(head, justify="right", no_wrap=True)
     for key, arm in result["arms"].items():
-        of = arm["accuracy"]
-        found = result["differences"].get(key)
+        accuracy = arm["accuracy"]
+        difference = result["differences"].get(key)
         shown.add_row(
             arm["name"],
-            f"{100 * of['mean']:.2f} ± {50 * (of['high'] - of['low']):.2f}",
-            f"{100 * found['difference']:+.2f} ± {100 * found['detectable']:.2f}"
-            if found
+            f"{100 * accuracy['mean']:.2f} ± {50 * (accuracy['high'] - accuracy['low']):.2f}",
+            f"{100 * difference['difference']:+.2f} ± {100 * difference['detectable']:.2f}"
+            if difference
             else "",
-            found["verdict"] if found else "",
+            difference["verdict"] if difference else "",
             "?" if arm["time"] is None else f"{arm['time']:.2f}",
             f"{arm['params']:,}",
             f"{arm['macs'] / 1e6:,.2f} M",
@@ -371,7 +374,7 @@ def plot(result: Json, path: Path) -> None:
     os.replace(part, path)
 
 
-def told(result: Json, out: Path, stream: Any = None) -> None:
+def print_result(result: Json, out: Path, stream: Any = None) -> None:
     """Print the table; as wide as its content where there is no terminal to fit."""
     stream = stream or sys.stdout
     console = Console(file=stream, highlight=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import whole
+from .checkpoint import written_whole
 from .recipe import Recipe, make_optimizer, make_schedule
 
 Json = dict[str, Any]
@@ -48,10 +48,10 @@ def draw(recipe: Recipe, result: Json, folder: Path) -> list[Path]:
         loss.plot(epochs, [row["loss"] for row in rows], ".-", color="#28557f")
         loss.set_title("training loss")
         loss.set_ylim(bottom=0)
-        held = "validation" if "validation_accuracy" in rows[0] else "test"
-        name = "validation_accuracy" if held == "validation" else "accuracy"
+        split = "validation" if "validation_accuracy" in rows[0] else "test"
+        name = "validation_accuracy" if split == "validation" else "accuracy"
         accuracy.plot(epochs, [row[name] for row in rows], ".-", color="#3f7a2c")
-        accuracy.set_title(f"{held} accuracy")
+        accuracy.set_title(f"{split} accuracy")
         accuracy.yaxis.set_major_formatter(PercentFormatter(1))
         steps = result.get("steps_per_epoch", 100)  # older results do not tell
         at, values = rates(recipe, steps, len(rows))
@@ -65,7 +65,7 @@ def draw(recipe: Recipe, result: Json, folder: Path) -> list[Path]:
         for path in paths:
             kind = path.suffix[1:]
             plain = {"Date": None} if kind == "svg" else {"Software": None}
-            with whole(path) as part:
+            with written_whole(path) as part:
                 figure.savefig(part, format=kind, dpi=150, metadata=plain)
     return paths
 

@@ -151,28 +151,28 @@ def scenes(
     for i in range(count):
         rng = np.random.default_rng([seed, split == "test", i])
         image = _background(size, rng)
-        found: list[Pasted] = []
+        pasted: list[Pasted] = []
         for which in rng.integers(
             len(scans), size=rng.integers(objects[0], objects[1] + 1)
         ):
             ink = _resized(scans[which], round(rng.uniform(*side) * size))
-            place = _free_place(ink, size, found, overlap, rng)
+            place = _free_place(ink, size, pasted, overlap, rng)
             if place is None:
                 continue
             x1, y1, x2, y2 = place
             window = (slice(y1, y2), slice(x1, x2))
             image[window] += ink * (rng.uniform(0.7, 1.0) - image[window])
             masks[i][window][ink >= INK] = names[which] + 1
-            own = torch.zeros(size, size, dtype=torch.bool)
-            own[window] = ink >= INK
-            for other in found:
-                other.seen &= ~own
-            found.append(Pasted(place, names[which], own.clone(), int(own.sum())))
+            mask = torch.zeros(size, size, dtype=torch.bool)
+            mask[window] = ink >= INK
+            for other in pasted:
+                other.seen &= ~mask
+            pasted.append(Pasted(place, names[which], mask.clone(), int(mask.sum())))
         noise = torch.from_numpy(rng.normal(scale=0.04, size=(size, size)))
         images[i, 0] = (image + noise).clamp(0, 1)
-        instances.append(torch.stack([one.seen for one in found]))
+        instances.append(torch.stack([item.seen for item in pasted]))
         boxes.append(_boxes(instances[-1]))
-        labels.append(torch.stack([one.label for one in found]))
+        labels.append(torch.stack([item.label for item in pasted]))
     return Scenes(images, boxes, labels, masks, instances)
 
 
@@ -225,8 +225,8 @@ def _free_place(
     for _ in range(20):
         x, y = int(rng.integers(size - width + 1)), int(rng.integers(size - height + 1))
         place = (x, y, x + width, y + height)
-        if all(_iou(place, one.window) <= overlap for one in taken) and not any(
-            _hides(place, ink, one) for one in taken
+        if all(_iou(place, other.window) <= overlap for other in taken) and not any(
+            _hides(place, ink, other) for other in taken
         ):
             return place
     return None

@@ -15,18 +15,22 @@ from torch.nn import functional as F
 
 from . import checkpoint, networks, own
 from .checkpoint import NotACheckpoint
-from .fit import BadData, Here
-from .photos import Look, divided
-from .show import Told
-from .sources import DataSet, all_photos, held_out_then, open_data
-from .train import PHOTOS, Refused, Settings, names_then, scores, workers_for
+from .fit import BadData, SingleProcess
+from .photos import InputFormat, divided
+from .prepare import workers_for
+from .recipe import Settings
+from .saved import PHOTOS, run_photo_names
+from .scores import scores
+from .show import ProgressCallback
+from .sources import DataSet, all_photos, open_data, run_test_photos
+from .stop import Refused
 
 Json = dict[str, Any]
 BINS = 15  # of confidence, as in Guo et al., arXiv:1706.04599, table 1
 SCORES = ("precision", "recall", "f1", "auc")
 
 
-def opened(
+def load_network(
     path: Path, network: str = "", model: nn.Module | None = None
 ) -> tuple[nn.Module, Json]:
     """The network of a checkpoint in evaluation mode, and the checkpoint's state.
@@ -58,22 +62,22 @@ def opened(
             model = networks.build(name, len(state["classes"]))
         weights = state["model"]
         if state["weight_ema"] is not None:
-            mean, prefix = state["weight_ema"], "module."
+            averaged, prefix = state["weight_ema"], "module."
             weights = {
                 name.removeprefix(prefix): tensor
-                for name, tensor in mean.items()
+                for name, tensor in averaged.items()
                 if name.startswith(prefix)  # the rest counts the steps
             }
         model.to(torch.get_default_dtype()).load_state_dict(weights)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise NotACheckpoint(f"{path} does not hold its network: {told}") from None
+        message = " ".join(str(error).split())[:200]
+        raise NotACheckpoint(f"{path} does not hold its network: {message}") from None
     return model.eval(), state
 
 
-def look_of(state: Json) -> Look:
+def saved_input_format(state: Json) -> InputFormat:
     """How images have to look for a checkpoint's network."""
-    return Look(
+    return InputFormat(
         len(state["mean"]),
         state["size"],
         tuple(state["mean"]),
@@ -82,7 +86,7 @@ def look_of(state: Json) -> Look:
     )
 
 
-def data_of(
+def evaluation_data(
     path: Path, model: nn.Module, state: Json, name: Any, settings: Settings
 ) -> tuple[DataSet, str]:
     """What a checkpoint's network is tested with, as it wants it, and what is to be said of it.
@@ -95,7 +99,7 @@ def data_of(
 
     Raises: BadData where they cannot be read or have other classes.
     """
-    its = state["recipe"]["data"]
+    trained_on = state["recipe"]["data"]
     if not isinstance(name, str) or own.is_code(name):
         given = own.datasets(name) if isinstance(name, str) else name
         if isinstance(given, tuple) and len(given) == 2:
@@ -106,48 +110,48 @@ def data_of(
         data = own.data_set(given)
         _same_classes(data, state, name if isinstance(name, str) else own.GIVEN)
         return data, ""
-    if own.is_own(its):
-        named = its if own.is_code(its) else "package.module:function"
+    if own.is_own(trained_on):
+        named = trained_on if own.is_code(trained_on) else "package.module:function"
         raise BadData(
-            f"{path} was trained on {its!r}, whose transforms it does not hold; if you "
+            f"{path} was trained on {trained_on!r}, whose transforms it does not hold; if you "
             f"trust that code, name it with --data {named}"
         )
-    look = look_of(state)
-    folder = _folder(name or its)
-    if folder is not None and _folder(its) != folder:
-        return all_photos(folder, look, state["classes"]), ""
+    input_format = saved_input_format(state)
+    folder = _folder(name or trained_on)
+    if folder is not None and _folder(trained_on) != folder:
+        return all_photos(folder, input_format, state["classes"]), ""
     if folder is not None:
-        then = names_then(path.parent)
-        if then is not None and then.digest() == state.get("digest"):
-            return held_out_then(folder, look, then)
+        photo_names = run_photo_names(path.parent)
+        if photo_names is not None and photo_names.digest() == state.get("digest"):
+            return run_test_photos(folder, input_format, photo_names)
     data = open_data(
-        name or its,
-        look,
+        name or trained_on,
+        input_format,
         root=settings.root,
         validate=state["recipe"].get("validate", 0.0) if folder is not None else 0.0,
         download=settings.download,
     )
-    other = data.digest != state.get("digest")
-    if folder is not None and other and not divided(folder):
+    differs = data.digest != state.get("digest")
+    if folder is not None and differs and not divided(folder):
         raise BadData(
             f"{path.parent / PHOTOS}, which tells what was held out from the run, is "
             f"missing or of another run, and {folder} has changed since; give other "
             "photos with --data"
         )
-    _same_classes(data, state, name or its)
+    _same_classes(data, state, name or trained_on)
     return data, ""
 
 
 def _same_classes(data: DataSet, state: Json, name: str) -> None:
     pairs = zip_longest(data.classes, state["classes"])
-    for label, (found, expected) in enumerate(pairs):
-        if found != expected:
-            found, expected = (
-                "missing" if side is None else repr(side) for side in (found, expected)
+    for label, (actual, expected) in enumerate(pairs):
+        if actual != expected:
+            actual, expected = (
+                "missing" if side is None else repr(side) for side in (actual, expected)
             )
             raise BadData(
                 f"{name} has other classes than the checkpoint: class {label} is "
-                f"{found}, in the checkpoint {expected}"
+                f"{actual}, in the checkpoint {expected}"
             )
 
 
@@ -161,7 +165,7 @@ def evaluate(
     path: Path,
     data: Any = "",
     settings: Settings | None = None,
-    told: Told | None = None,
+    progress: ProgressCallback | None = None,
     *,
     network: str = "",
     model: nn.Module | None = None,
@@ -171,19 +175,21 @@ def evaluate(
     Args:
         data: a data set with the same classes, or a folder of photos of some of them;
             the run's own if empty. Or data as `train` takes them.
-        network: of one's own, as `opened` takes it.
+        network: of one's own, as `load_network` takes it.
         model: the same.
-        told: called with how many images are done, of how many.
+        progress: called with how many images are done, of how many.
 
     Raises: NotACheckpoint, BadData; FloatingPointError for scores that are not finite.
     """
     settings = settings or Settings()
-    model, state = opened(path, network, model)
-    found, changed = data_of(path, model, state, data, settings)
-    machine = Here(torch.accelerator.current_accelerator(True) or torch.device("cpu"))
-    model.to(machine.device)
-    workers = workers_for(settings, found)
-    out, truth = scores(model, found.test, machine, workers, told)
+    model, state = load_network(path, network, model)
+    data_set, changed = evaluation_data(path, model, state, data, settings)
+    accelerator = SingleProcess(
+        torch.accelerator.current_accelerator(True) or torch.device("cpu")
+    )
+    model.to(accelerator.device)
+    workers = workers_for(settings, data_set)
+    out, truth = scores(model, data_set.test, accelerator, workers, progress)
     if not out.isfinite().all():
         raise FloatingPointError(f"{path}: the network's scores are not finite")
     return {
@@ -193,7 +199,7 @@ def evaluate(
         if isinstance(data, str)
         else own.GIVEN,
         "changed": changed,
-        **measures(out, truth, found.classes),
+        **measures(out, truth, data_set.classes),
     }
 
 
@@ -213,7 +219,7 @@ def measures(scores: Tensor, truth: Tensor, classes: list[str]) -> Json:
     options: Json = {"num_classes": count, "average": "none"}
     with warnings.catch_warnings():  # of classes that get None instead
         warnings.filterwarnings("ignore", "No (positive|negative) samples in targets")
-        found = [
+        by_class = [
             metrics.multiclass_precision(predicted, truth, **options),
             metrics.multiclass_recall(predicted, truth, **options),
             metrics.multiclass_f1_score(predicted, truth, **options),
@@ -221,15 +227,15 @@ def measures(scores: Tensor, truth: Tensor, classes: list[str]) -> Json:
         ]
     matrix = metrics.multiclass_confusion_matrix(predicted, truth, count)
     images = matrix.sum(dim=1).tolist()
-    each: list[Json] = []
-    for name, number, *values in zip(classes, images, *found, strict=True):
+    rows: list[Json] = []
+    for name, number, *values in zip(classes, images, *by_class, strict=True):
         known: Json = {
             score: float(value) if number else None
             for score, value in zip(SCORES, values, strict=True)
         }
         if number == many:  # there is nothing to tell it from
             known["auc"] = None
-        each.append({"name": name, "images": number, **known})
+        rows.append({"name": name, "images": number, **known})
     right = int(matrix.diag().sum())
     interval = binomtest(right, many).proportion_ci(method="wilson")
     # torchmetrics gives a confidence of exactly 1 a bin of its own; and counts in single.
@@ -245,10 +251,10 @@ def measures(scores: Tensor, truth: Tensor, classes: list[str]) -> Json:
     error = metrics.multiclass_calibration_error(sure, truth, count, BINS)
     return {
         **result,
-        **{score: _mean([row[score] for row in each]) for score in SCORES},
+        **{score: _mean([row[score] for row in rows]) for score in SCORES},
         "calibration_error": float(error),
         "loss": float(F.cross_entropy(scores.double(), truth)),
-        "classes": each,
+        "classes": rows,
         "confusion": matrix.tolist(),
     }
 
@@ -258,7 +264,7 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def apart(out: Path | None, path: Path) -> None:
+def refuse_overwriting(out: Path | None, path: Path) -> None:
     """Refused where what is written would take the place of what is read."""
     if out and out.exists() and path.exists() and out.samefile(path):
         what = "file of predictions" if path.suffix.lower() == ".csv" else "checkpoint"

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import whole
-from .evaluate import apart, data_of, opened
+from .checkpoint import written_whole
+from .evaluate import evaluation_data, load_network, refuse_overwriting
 from .fit import BadData
-from .train import Refused, Settings
+from .recipe import Settings
+from .stop import Refused
 
 Json = dict[str, Any]
 OPSET = 18
@@ -55,20 +56,20 @@ def export(
     something else; NotACheckpoint and BadData. No file is written then.
     """
     out = out or path.with_name("model.onnx")
-    apart(out, path)
-    model, state = opened(path, network, model)
+    refuse_overwriting(out, path)
+    model, state = load_network(path, network, model)
     model.float()
     try:
-        found, _ = data_of(path, model, state, data, settings or Settings())
+        data_set, _ = evaluation_data(path, model, state, data, settings or Settings())
     except BadData as error:
         raise BadData(
             f"{error}; an exported network is compared on images: say where they are "
             "with --root, or name others of the same classes with --data"
         ) from None
-    tests = found.test
+    tests = data_set.test
     rows = torch.linspace(0, len(tests) - 1, sum(BATCHES)).round().long()
     images = tests.take(rows, torch.empty(len(rows), 0))[0].float()
-    about = {
+    metadata = {
         "classes": state["classes"],
         "mean": state["mean"],
         "std": state["std"],
@@ -77,10 +78,10 @@ def export(
         "network": state["recipe"]["network"],
         "version": f"cnn-techniques {version('cnn-techniques')}",
     }
-    with whole(out) as part:
+    with written_whole(out) as part:
         with _quiet():
-            _write(model, images[:3], about, part)
-        difference = compare(part, model, images)
+            _write(model, images[:3], metadata, part)
+        difference = difference_to_torch(part, model, images)
     return {
         "file": str(out),
         "opset": OPSET,
@@ -89,7 +90,7 @@ def export(
     }
 
 
-def _write(model: nn.Module, images: Tensor, about: Json, path: Path) -> None:
+def _write(model: nn.Module, images: Tensor, metadata: Json, path: Path) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     try:
@@ -105,16 +106,16 @@ def _write(model: nn.Module, images: Tensor, about: Json, path: Path) -> None:
         assert program is not None
     except Exception as error:  # those of torch.export have no class in common
         raise Refused(
-            f"{about['network']} cannot be exported: {_first(error)}"
+            f"{metadata['network']} cannot be exported: {_first(error)}"
         ) from None
     ClearMetadataAndDocStringPass()(program.model)  # every line of code with its path
     program.model.metadata_props.update(
-        {name: json.dumps(value) for name, value in about.items()}
+        {name: json.dumps(value) for name, value in metadata.items()}
     )
     program.save(path, external_data=False)
 
 
-def compare(path: Path, model: nn.Module, images: Tensor) -> float:
+def difference_to_torch(path: Path, model: nn.Module, images: Tensor) -> float:
     """The largest difference of an ONNX file to torch, as a share of the largest score.
 
     Raises: Refused where that is more than BOUND, or the file cannot be run.
@@ -132,13 +133,13 @@ def compare(path: Path, model: nn.Module, images: Tensor) -> float:
         session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
-        found = [
+        outputs = [
             torch.from_numpy(session.run(["scores"], {"images": batch.numpy()})[0])
             for batch in images.split(BATCHES)
         ]
     except Exception as error:  # onnxruntime's have no class in common either
         raise Refused(f"the exported network cannot be run: {_first(error)}") from None
-    ours, theirs = torch.cat(expected), torch.cat(found)
+    ours, theirs = torch.cat(expected), torch.cat(outputs)
     difference = float((ours - theirs).abs().max() / ours.abs().max())
     if not difference <= BOUND:  # nor if it is no number
         raise Refused(

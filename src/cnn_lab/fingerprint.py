@@ -127,12 +127,12 @@ def reached(made_by: str, arguments: Any, root: Path = ROOT) -> "list[Unit]":
 class Unit:
     """A definition at the top level of a file, or a method of a class without a base."""
 
-    def __init__(self, file: "_File", node: ast.stmt, of: str = "") -> None:
+    def __init__(self, file: "_File", node: ast.stmt, owner: str = "") -> None:
         decorators = getattr(node, "decorator_list", [])
         self.lines = range(
             min(n.lineno for n in [node, *decorators]), (node.end_lineno or 0) + 1
         )
-        self.file, self.node, self.of = file, _bare(node), of
+        self.file, self.node, self.owner = file, _bare(node), owner
         self.methods: list[Unit] = []
         if isinstance(node, ast.ClassDef) and not node.bases and not node.keywords:
             called = [
@@ -140,7 +140,7 @@ class Unit:
                 for n in node.body
                 if isinstance(n, FUNCTIONS) and not n.name.startswith("__")
             ]
-            self.methods = [Unit(file, n, of=node.name) for n in called]
+            self.methods = [Unit(file, n, owner=node.name) for n in called]
             node.body = [n for n in node.body if n not in called]
 
     @functools.cached_property
@@ -157,15 +157,15 @@ class Unit:
     def chains(self) -> set[tuple[str, ...]]:
         """Names with the attributes that follow: `F.relu(x)` -> (F, relu) and (x,)."""
         inner: set[ast.AST] = set()
-        found = set()
+        chains = set()
         for node in ast.walk(self.node):  # an attribute comes before what it is of
             chain, at = [], node
             while isinstance(at, ast.Attribute):
                 chain.append(at.attr)
                 inner.add(at := at.value)
             if isinstance(at, ast.Name) and node not in inner:
-                found.add((at.id, *reversed(chain)))
-        return found
+                chains.add((at.id, *reversed(chain)))
+        return chains
 
     @functools.cached_property
     def texts(self) -> list[str]:
@@ -174,22 +174,22 @@ class Unit:
     @functools.cached_property
     def registered(self) -> list[tuple[str, list[str]]]:
         """Of decorators such as `@app.command("train")`: (app, [train])."""
-        found = []
+        registered = []
         for decorator in getattr(self.node, "decorator_list", []):
             call = decorator.func if isinstance(decorator, ast.Call) else decorator
             if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name):
-                given = decorator.args if isinstance(decorator, ast.Call) else []
-                found.append(
-                    (call.value.id, [str(n.value) for n in given if _is_text(n)])
+                arguments = decorator.args if isinstance(decorator, ast.Call) else []
+                registered.append(
+                    (call.value.id, [str(n.value) for n in arguments if _is_text(n)])
                 )
-        return found
+        return registered
 
     @functools.cached_property
     def digest(self) -> str:
         """Of the syntax tree, and of what the names stand for that its file imports."""
         used = {name for name, *_ in self.chains} & set(self.file.imports)
         meant = [f"{name}={self.file.imports[name]}" for name in sorted(used)]
-        text = "\0".join([self.of, _form(self.node), *meant])
+        text = "\0".join([self.owner, _form(self.node), *meant])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -315,8 +315,8 @@ class _Search:
     def follow(self, target: str) -> None:
         """To the definition that is meant. Of a module, each name waits to be known."""
         module, _, name = target.partition(":")
-        theirs = module.partition(".")[0] not in PACKAGES
-        if theirs or module == __name__ or target in self.followed:
+        foreign = module.partition(".")[0] not in PACKAGES
+        if foreign or module == __name__ or target in self.followed:
             return  # how a result is named does not change it
         self.followed.add(target)
         attributes = name.split(".") if name else []
@@ -350,19 +350,19 @@ def _module(source: Path, name: str) -> _File | None:
 
 def _imported(tree: ast.AST) -> dict[str, list[str]]:
     """Name -> "module:name" that is imported under it."""
-    found: dict[str, list[str]] = {}
+    imported: dict[str, list[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 first = alias.name.partition(".")[0]
                 target = alias.name if alias.asname else first
-                found.setdefault(alias.asname or first, []).append(f"{target}:")
+                imported.setdefault(alias.asname or first, []).append(f"{target}:")
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             for alias in node.names:
                 target = f"{module}:{alias.name}"
-                found.setdefault(alias.asname or alias.name, []).append(target)
-    return found
+                imported.setdefault(alias.asname or alias.name, []).append(target)
+    return imported
 
 
 def _bound(node: ast.AST) -> Iterator[str]:

@@ -23,7 +23,7 @@ BatchTransform = Callable[[Tensor, Targets, torch.Generator], tuple[Tensor, Targ
 Augment = Callable[[Tensor, Tensor], Tensor]
 
 
-class Schedule(Protocol):
+class Scheduler(Protocol):
     """Any scheduler of torch.optim.lr_scheduler."""
 
     def step(self) -> object: ...
@@ -41,7 +41,7 @@ class Source(Protocol):
         ...
 
 
-class Machine(Protocol):
+class AcceleratorLike(Protocol):
     """Where a step is computed, and how; an Accelerator of Accelerate is one."""
 
     device: torch.device
@@ -55,7 +55,9 @@ class Machine(Protocol):
 
 # Makes one step: `loss()` computes the batch's loss, with its graph, and may be called
 # several times; what comes back is not used. `one_step` is the usual one.
-Update = Callable[[Callable[[], Tensor], torch.optim.Optimizer, Machine], object]
+Update = Callable[
+    [Callable[[], Tensor], torch.optim.Optimizer, AcceleratorLike], object
+]
 
 
 class BadData(Exception):
@@ -63,7 +65,7 @@ class BadData(Exception):
 
 
 @dataclass
-class Here:
+class SingleProcess:
     """One process, one device, full precision."""
 
     device: torch.device
@@ -137,12 +139,14 @@ def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def one_step(
-    loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, machine: Machine
+    loss: Callable[[], Tensor],
+    optimizer: torch.optim.Optimizer,
+    accelerator: AcceleratorLike,
 ) -> None:
     """One gradient, one step: what is done unless something else is asked for."""
     value = loss()
     optimizer.zero_grad(set_to_none=True)
-    machine.backward(value)
+    accelerator.backward(value)
     optimizer.step()
 
 
@@ -151,7 +155,7 @@ def to_train(model: nn.Module, epoch: int) -> None:
     model.train()
 
 
-def walk(
+def train_steps(
     model: nn.Module,
     source: Source,
     *,
@@ -159,14 +163,14 @@ def walk(
     batch_size: int,
     optimizer: torch.optim.Optimizer,
     loss: Loss = cross_entropy,
-    schedule: Schedule | None = None,
+    schedule: Scheduler | None = None,
     batch_transform: BatchTransform | None = None,
     before_epoch: Callable[[nn.Module, int], object] = to_train,
     update: Update = one_step,
     seed: int = 0,
-    machine: Machine | None = None,
+    accelerator: AcceleratorLike | None = None,
     workers: int = 0,
-    done: int = 0,
+    start_step: int = 0,
 ) -> Iterator[Step]:
     """Train the model in place, and stop after every step to tell of it.
 
@@ -176,44 +180,46 @@ def walk(
     Args:
         before_epoch: called with the model and the epoch (from 1) before its first step,
             and before the first step that is made here.
-        update: `update(loss, optimizer, machine)` makes a step of what `loss()` gives:
+        update: `update(loss, optimizer, accelerator)` makes a step of what `loss()` gives:
             clips gradients, adds up several batches, looks at a second point (SAM).
             The loss that is told of a step is that of the first call.
-        machine: where and how; the model must be there. With P processes each takes
+        accelerator: where and how; the model must be there. With P processes each takes
             every P-th image of a batch, and the mean is over the whole batch.
         workers: processes that load images; 0 loads between the steps.
-        done: steps that an earlier run has made already.
+        start_step: how many steps an earlier run has made already.
 
     Raises: FloatingPointError for a loss that is not finite, before it changes a weight;
     ValueError for an update that never asks for the loss.
     """
-    machine = machine or Here(torch.device("cpu"))
+    accelerator = accelerator or SingleProcess(torch.device("cpu"))
     per_epoch = math.ceil(len(source) / batch_size)
-    cuda = [machine.device] if machine.device.type == "cuda" else []
-    on_cpu = machine.device.type == "cpu"
+    cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
+    on_cpu = accelerator.device.type == "cpu"
     # Seeding every kind of device costs as much as a small network's optimizer.
     seeded = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
     with torch.random.fork_rng(devices=cuda):
-        for epoch in range(done // per_epoch + 1, epochs + 1):
+        for epoch in range(start_step // per_epoch + 1, epochs + 1):
             before_epoch(model, epoch)
-            first = max(done - (epoch - 1) * per_epoch, 0)
-            plan = Plan(source, seed, epoch, batch_size, machine, first)
-            for step, (x, y) in enumerate(loaded(plan, workers), first):
+            first = max(start_step - (epoch - 1) * per_epoch, 0)
+            batches = TrainingBatches(
+                source, seed, epoch, batch_size, accelerator, first
+            )
+            for step, (x, y) in enumerate(load_batches(batches, workers), first):
                 # One process draws what it always drew; others have streams of their own.
-                others = [2, rank] if (rank := machine.process_index) else []
+                others = [2, rank] if (rank := accelerator.process_index) else []
                 if batch_transform is not None:
                     draw = generator(seed, epoch, step, *others)
                     x, y = batch_transform(x, y, draw)
                 seeded(  # for the model's own draws
                     generator(seed, epoch, step, 1, *others).initial_seed()
                 )
-                x = x.to(machine.device, non_blocking=True)
-                y = _to(y, machine.device)
-                size = plan.size(step)
-                share = plan.share(step) * machine.num_processes / size
-                batch_loss = BatchLoss(loss, model, x, y, machine, share)
+                x = x.to(accelerator.device, non_blocking=True)
+                y = _to(y, accelerator.device)
+                size = batches.size(step)
+                share = batches.share(step) * accelerator.num_processes / size
+                batch_loss = BatchLoss(loss, model, x, y, accelerator, share)
                 try:
-                    update(batch_loss, optimizer, machine)
+                    update(batch_loss, optimizer, accelerator)
                 except FloatingPointError as error:
                     rates = [group["lr"] for group in optimizer.param_groups]
                     raise FloatingPointError(
@@ -226,7 +232,7 @@ def walk(
                         f"{update} made a step without a loss: call loss()"
                     )
                 # Scaled float16 gradients overflow now and then: no step was made.
-                skipped = getattr(machine, "optimizer_step_was_skipped", False)
+                skipped = getattr(accelerator, "optimizer_step_was_skipped", False)
                 if schedule is not None and not skipped:
                     schedule.step()
                 yield Step(epoch, step + 1, per_epoch, batch_loss.values[0], size)
@@ -251,27 +257,32 @@ class BatchLoss:
         model: nn.Module,
         inputs: Tensor,
         targets: Targets,
-        machine: Machine,
+        accelerator: AcceleratorLike,
         share: float = 1.0,
     ) -> None:
-        self.loss, self.model, self.machine, self.share = loss, model, machine, share
+        self.loss, self.model, self.accelerator, self.share = (
+            loss,
+            model,
+            accelerator,
+            share,
+        )
         self.inputs, self.targets = inputs, targets
         self.values: list[float] = []
 
     def __call__(self) -> Tensor:
-        with self.machine.autocast():
+        with self.accelerator.autocast():
             value = self.loss(self.model, self.inputs, self.targets)
         seen = value.detach()
-        if self.machine.num_processes > 1:
+        if self.accelerator.num_processes > 1:
             value = value * self.share
-            seen = self.machine.reduce(value.detach(), "mean")
+            seen = self.accelerator.reduce(value.detach(), "mean")
         self.values.append(seen.item())
         if not math.isfinite(self.values[-1]):
             raise FloatingPointError(f"the loss is {self.values[-1]}")
         return value
 
 
-class Plan:
+class TrainingBatches:
     """The batches of an epoch: which rows, and what is drawn for them."""
 
     def __init__(
@@ -280,11 +291,11 @@ class Plan:
         seed: int,
         epoch: int,
         batch_size: int,
-        machine: Machine,
+        accelerator: AcceleratorLike,
         first: int = 0,
     ) -> None:
         self.source, self.seed, self.epoch, self.first = source, seed, epoch, first
-        self.rank, self.processes = machine.process_index, machine.num_processes
+        self.rank, self.processes = accelerator.process_index, accelerator.num_processes
         order = torch.randperm(len(source), generator=generator(seed, epoch))
         self.batches = torch.split(order, batch_size)
 
@@ -309,20 +320,24 @@ class Plan:
             )
         if self.processes > 1:
             # A process without an image lends one, whose share of the loss is 0.
-            mine = slice(self.rank if self.share(step) else 0, None, self.processes)
-            rows, draws = rows[mine], draws[mine]
+            own_rows = slice(self.rank if self.share(step) else 0, None, self.processes)
+            rows, draws = rows[own_rows], draws[own_rows]
         try:
             return self.source.take(rows, draws)
         except BadData as error:  # a worker's exception would come with its traceback
             return error
 
 
-class InOrder:
+class EvaluationBatches:
     """The batches of a test: all images, as they stand."""
 
-    def __init__(self, source: Source, batch_size: int, machine: Machine) -> None:
-        mine = torch.arange(machine.process_index, len(source), machine.num_processes)
-        self.source, self.batches = source, torch.split(mine, batch_size)
+    def __init__(
+        self, source: Source, batch_size: int, accelerator: AcceleratorLike
+    ) -> None:
+        rows = torch.arange(
+            accelerator.process_index, len(source), accelerator.num_processes
+        )
+        self.source, self.batches = source, torch.split(rows, batch_size)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -335,15 +350,17 @@ class InOrder:
             return error
 
 
-def loaded(plan: Plan | InOrder, workers: int) -> Iterator[tuple[Tensor, Targets]]:
+def load_batches(
+    planned: TrainingBatches | EvaluationBatches, workers: int
+) -> Iterator[tuple[Tensor, Targets]]:
     """The batches of a plan, read by that many processes, or here for 0.
 
     Raises: BadData, of whichever process met it.
     """
-    batches: Iterable[Any] = (plan[index] for index in range(len(plan)))
+    loaded: Iterable[Any] = (planned[index] for index in range(len(planned)))
     if workers:
-        batches = torch.utils.data.DataLoader(
-            plan,  # type: ignore[arg-type]
+        loaded = torch.utils.data.DataLoader(
+            planned,  # type: ignore[arg-type]
             batch_size=None,
             num_workers=workers,
             collate_fn=_as_it_is,
@@ -351,7 +368,7 @@ def loaded(plan: Plan | InOrder, workers: int) -> Iterator[tuple[Tensor, Targets
             worker_init_fn=_quiet,
             generator=torch.Generator(),  # nothing may be drawn from the global one
         )
-    for batch in batches:
+    for batch in loaded:
         if isinstance(batch, BadData):
             raise batch
         yield batch
@@ -376,7 +393,7 @@ def fit(
     batch_size: int,
     optimizer: torch.optim.Optimizer,
     loss: Loss = cross_entropy,
-    schedule: Schedule | None = None,
+    schedule: Scheduler | None = None,
     batch_transform: BatchTransform | None = None,
     update: Update = one_step,
     evaluate: Callable[[nn.Module], dict[str, Any]] | None = None,
@@ -399,7 +416,7 @@ def fit(
         schedule: stepped after every batch; `steps` says how many there will be.
         batch_transform: `batch_transform(inputs, targets, generator)` returns what the
             loss sees. It runs on the CPU and draws from the generator only.
-        update: makes a step of the batch's loss; see `walk`.
+        update: makes a step of the batch's loss; see `train_steps`.
         evaluate: called with the model after every epoch, in evaluation mode and
             without gradients.
         after_epoch: called with the epoch's entry, for what steps by a measure
@@ -415,9 +432,9 @@ def fit(
         raise ValueError(
             f"epochs and batch_size must be at least 1, got {epochs=}, {batch_size=}"
         )
-    machine = Here(torch.device(device))
-    model.to(machine.device)
-    walked = walk(
+    accelerator = SingleProcess(torch.device(device))
+    model.to(accelerator.device)
+    training = train_steps(
         model,
         source,
         epochs=epochs,
@@ -428,18 +445,18 @@ def fit(
         batch_transform=batch_transform,
         update=update,
         seed=seed,
-        machine=machine,
+        accelerator=accelerator,
     )
     history, total = [], 0.0
-    with closing(walked):  # type: ignore[type-var]
-        for step in walked:
+    with closing(training):  # type: ignore[type-var]
+        for step in training:
             total += step.loss * step.images
             if step.ends_epoch:
                 model.eval()
                 with torch.no_grad():
-                    found = evaluate(model) if evaluate is not None else {}
+                    metrics = evaluate(model) if evaluate is not None else {}
                 history.append(
-                    {"epoch": step.epoch, "loss": total / len(source), **found}
+                    {"epoch": step.epoch, "loss": total / len(source), **metrics}
                 )
                 total = 0.0
                 if after_epoch is not None:
@@ -461,13 +478,13 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Any:
     returns lists (one entry an image).
     Raises: TypeError for other outputs.
     """
-    where = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             parts = [
-                model(batch.to(where)) for batch in torch.split(inputs, batch_size)
+                model(batch.to(device)) for batch in torch.split(inputs, batch_size)
             ]
     finally:
         for module, mode in modes.items():

@@ -48,25 +48,27 @@ def function(name: str) -> Callable[..., Any]:
     if (here := str(Path.cwd())) not in sys.path:  # as `python -m` does
         sys.path.insert(0, here)
     try:
-        found = import_module(module)
+        imported = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise ValueError(
-                f"{name}: {module} cannot be imported: {where(error)}"
+                f"{name}: {module} cannot be imported: {describe_error(error)}"
             ) from error
         raise ValueError(
             f"{name}: there is no module {error.name!r}, neither in {here} nor installed"
         ) from None
     except Exception as error:
         raise ValueError(
-            f"{name}: {module} cannot be imported: {where(error)}"
+            f"{name}: {module} cannot be imported: {describe_error(error)}"
         ) from error
-    made = getattr(found, wanted, None)
+    made = getattr(imported, wanted, None)
     if not callable(made):
-        there = [n for n, v in vars(found).items() if callable(v) and n[0] != "_"]
+        functions = [
+            n for n, v in vars(imported).items() if callable(v) and n[0] != "_"
+        ]
         raise ValueError(
             f"{name}: {module} has no function {wanted!r}; it has "
-            f"{', '.join(there) or 'none'}"
+            f"{', '.join(functions) or 'none'}"
         )
     return made  # type: ignore[no-any-return]
 
@@ -81,7 +83,7 @@ def network(name: str, num_classes: int) -> nn.Module:
         model = make(num_classes=num_classes)
     except Exception as error:
         raise ValueError(
-            f"{name}(num_classes={num_classes}) failed: {where(error)}"
+            f"{name}(num_classes={num_classes}) failed: {describe_error(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -90,15 +92,15 @@ def network(name: str, num_classes: int) -> nn.Module:
     return model
 
 
-def where(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error in one line, with the last line of one's own code that it came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = ("site-packages", str(Path(__file__).parent), "<frozen")
-    own = [f for f in frames if not any(part in f.filename for part in theirs)]
-    told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if not own:
-        return told
-    return f"{told} ({Path(own[-1].filename).name}, line {own[-1].lineno})"
+    not_own = ("site-packages", str(Path(__file__).parent), "<frozen")
+    own_frames = [f for f in frames if not any(part in f.filename for part in not_own)]
+    message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if not own_frames:
+        return message
+    return f"{message} ({Path(own_frames[-1].filename).name}, line {own_frames[-1].lineno})"
 
 
 # --- data ----------------------------------------------------------------------------
@@ -156,7 +158,9 @@ class Items:
                 try:
                     items.append(self.data[row])
                 except Exception as error:
-                    raise BadData(f"{self.part} image {row}: {where(error)}") from error
+                    raise BadData(
+                        f"{self.part} image {row}: {describe_error(error)}"
+                    ) from error
             return self._batch(items, rows)
 
     def _batch(self, items: list[Any], rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,20 +174,20 @@ class Items:
             images, labels = self.collate(items)
         except Exception as error:  # default_collate's differ with what it is given
             kind = type(items[0][0]).__name__
-            told = " ".join(str(error).split())[:200]
+            message = " ".join(str(error).split())[:200]
             raise BadData(
-                f"{place} do not make a batch ({told}); expected tensors (C, H, W) of "
+                f"{place} do not make a batch ({message}); expected tensors (C, H, W) of "
                 f"one size, got a {kind} first"
             ) from error
         floating = isinstance(images, Tensor) and images.is_floating_point()
         if not floating or images.ndim != 4:
-            found = (
+            got = (
                 f"{images.dtype} {tuple(images.shape)}"
                 if isinstance(images, Tensor)
                 else type(images).__name__
             )
             raise BadData(
-                f"{place}: expected floating-point images (N, C, H, W), got {found}; "
+                f"{place}: expected floating-point images (N, C, H, W), got {got}; "
                 "let the Dataset's transform make them"
             )
         labels = torch.as_tensor(labels)
@@ -214,7 +218,7 @@ def datasets(name: str) -> Any:
     try:
         return make()
     except Exception as error:
-        raise ValueError(f"{name}() failed: {where(error)}") from error
+        raise ValueError(f"{name}() failed: {describe_error(error)}") from error
 
 
 def data_set(given: Any, validate: float = 0.0) -> DataSet:
@@ -308,11 +312,11 @@ def _labels(data: Any) -> Tensor | None:
     if isinstance(data, Subset):
         whole = _labels(data.dataset)
         return None if whole is None else whole[torch.as_tensor(data.indices)]
-    found = getattr(data, "targets", None)
-    if not isinstance(found, list | Tensor | np.ndarray) or len(found) != len(data):
+    targets = getattr(data, "targets", None)
+    if not isinstance(targets, list | Tensor | np.ndarray) or len(targets) != len(data):
         return None
     try:
-        labels = torch.as_tensor(found).long()
+        labels = torch.as_tensor(targets).long()
     except (TypeError, ValueError, RuntimeError):
         return None
     return labels if labels.ndim == 1 and int(labels.min()) >= 0 else None
@@ -326,6 +330,6 @@ def can_be_sent(source: Any) -> None:
         pickle.dumps(source)
     except Exception as error:
         raise ValueError(
-            f"the Dataset cannot be given to other processes ({where(error)}): load in "
+            f"the Dataset cannot be given to other processes ({describe_error(error)}): load in "
             "this one with 0 workers, or define all that it holds in a module"
         ) from error

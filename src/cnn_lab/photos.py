@@ -24,7 +24,7 @@ ENDINGS = (
 )
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation")
-HELD = ("test", "testing", *VALIDATION)  # the first that is there
+TEST = ("test", "testing", *VALIDATION)  # the first that is there
 FIFTH = 1 / 5
 
 
@@ -48,12 +48,12 @@ class Folder:
 
     def counts(self) -> list[int]:
         """Photos per class."""
-        found = [0] * len(self.classes)
+        counts = [0] * len(self.classes)
         for _, label in self.files:
-            found[label] += 1
-        return found
+            counts[label] += 1
+        return counts
 
-    def opened(self) -> list[tuple[str, int]]:
+    def full_paths(self) -> list[tuple[str, int]]:
         """The files as they are opened, and their labels."""
         return [(str(self.path / name), label) for name, label in self.files]
 
@@ -66,8 +66,8 @@ def hidden(name: str) -> bool:
 def folders_in(path: Path) -> list[str]:
     """The folders of a folder that are not hidden, sorted; BadData if it is none."""
     try:
-        with os.scandir(path) as found:
-            return sorted(e.name for e in found if e.is_dir() and not hidden(e.name))
+        with os.scandir(path) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not hidden(e.name))
     except OSError as error:
         raise BadData(
             f"{path} is no folder of class folders: {error.strerror}"
@@ -98,9 +98,9 @@ def scan(path: Path, classes: Sequence[str] | None = None) -> Folder:
     other: dict[str, int] = {}
     for name in names:
         label, before = known.index(name), len(files)
-        for root, inner, found in os.walk(path / name, followlinks=True):
-            inner[:] = sorted(n for n in inner if not hidden(n))
-            for file in sorted(found):
+        for root, folders, file_names in os.walk(path / name, followlinks=True):
+            folders[:] = sorted(n for n in folders if not hidden(n))
+            for file in sorted(file_names):
                 ending = os.path.splitext(file)[1].lower()
                 if hidden(file):
                     continue
@@ -121,7 +121,7 @@ def scan(path: Path, classes: Sequence[str] | None = None) -> Folder:
 def divided(path: Path) -> bool:
     """Whether whoever made the folder has divided it into the two parts."""
     names = folders_in(path)
-    return any(n in names for n in TRAIN) and any(n in names for n in HELD)
+    return any(n in names for n in TRAIN) and any(n in names for n in TEST)
 
 
 def parts(path: Path) -> tuple[Folder, Folder]:
@@ -135,22 +135,22 @@ def parts(path: Path) -> tuple[Folder, Folder]:
     """
     names = folders_in(path)
     train = next((n for n in TRAIN if n in names), None)
-    tests = next((n for n in HELD if n in names), None)
+    tests = next((n for n in TEST if n in names), None)
     if train and tests:
-        found, held = scan(path / train), scan(path / tests)
-        if found.classes != held.classes:
-            differ = ", ".join(sorted(set(found.classes) ^ set(held.classes)))
+        folder, test_folder = scan(path / train), scan(path / tests)
+        if folder.classes != test_folder.classes:
+            differ = ", ".join(sorted(set(folder.classes) ^ set(test_folder.classes)))
             raise BadData(f"{path}: {train} and {tests} differ in {differ}")
-        _enough(found)
-        return found, held
-    if tests and set(names) <= {*TRAIN, *HELD}:
+        _check_classes(folder)
+        return folder, test_folder
+    if tests and set(names) <= {*TRAIN, *TEST}:
         raise BadData(f"{path} has {', '.join(names)} and no train to learn from")
-    found = scan(path / train if train and names == [train] else path)
-    _enough(found)
-    test = held_out(found.files)
-    kept = [file for file in found.files if file not in test]
-    whole = Folder(found.path, found.classes, kept, found.other)
-    return whole, Folder(found.path, found.classes, sorted(test, key=_by_label))
+    folder = scan(path / train if train and names == [train] else path)
+    _check_classes(folder)
+    test = held_out(folder.files)
+    kept = [file for file in folder.files if file not in test]
+    rest = Folder(folder.path, folder.classes, kept, folder.other)
+    return rest, Folder(folder.path, folder.classes, sorted(test, key=_by_label))
 
 
 def with_validation(path: Path, share: float) -> tuple[Folder, Folder, Folder]:
@@ -162,13 +162,13 @@ def with_validation(path: Path, share: float) -> tuple[Folder, Folder, Folder]:
     Raises: BadData as `parts` does, and for a class that is then left without a photo.
     """
     train, test = parts(path)
-    own = next((n for n in VALIDATION if n in folders_in(path)), None)
-    if own and train.path != test.path != path / own:
-        found = scan(path / own)
-        if found.classes != train.classes:
-            differ = ", ".join(sorted(set(found.classes) ^ set(train.classes)))
-            raise BadData(f"{path}: {train.path.name} and {own} differ in {differ}")
-        return train, found, test
+    name = next((n for n in VALIDATION if n in folders_in(path)), None)
+    if name and train.path != test.path != path / name:
+        validation = scan(path / name)
+        if validation.classes != train.classes:
+            differ = ", ".join(sorted(set(validation.classes) ^ set(train.classes)))
+            raise BadData(f"{path}: {train.path.name} and {name} differ in {differ}")
+        return train, validation, test
     held = held_out(train.files, share, "validation")
     kept = [file for file in train.files if file not in held]
     return (
@@ -182,15 +182,15 @@ def _by_label(file: tuple[str, int]) -> tuple[int, str]:
     return file[1], file[0]
 
 
-def _enough(found: Folder) -> None:
+def _check_classes(folder: Folder) -> None:
     """BadData for a single class, which cannot be learnt."""
-    if len(found.classes) > 1:
+    if len(folder.classes) > 1:
         return
-    only = found.path / found.classes[0]
+    only = folder.path / folder.classes[0]
     inner = folders_in(only)
     hint = f"; is it a level too high? {only} has {', '.join(inner)}" if inner else ""
     raise BadData(
-        f"{found.path} has the single class {only.name!r}; at least two are needed, "
+        f"{folder.path} has the single class {only.name!r}; at least two are needed, "
         f"each a folder{hint}"
     )
 
@@ -235,7 +235,7 @@ def _number(name: str, salt: bytes = b"") -> int:
 
 
 @dataclass(frozen=True)
-class Look:
+class InputFormat:
     """How images are given to a network: its channels, their statistics, the size.
 
     `mean` and `std` of None are those of the training images (photos: ImageNet's). Photos
@@ -254,15 +254,18 @@ class Photos:
 
     Args:
         files: paths and labels.
-        look: of the network; size 224 and ImageNet's statistics where it says none.
+        input_format: of the network; size 224 and ImageNet's statistics where it says none.
         train: cut a random part, mirror it, and augment, instead of cutting the middle.
     """
 
     def __init__(
-        self, files: list[tuple[str, int]], look: Look, augment: Sequence[str] = ()
+        self,
+        files: list[tuple[str, int]],
+        input_format: InputFormat,
+        augment: Sequence[str] = (),
     ) -> None:
-        self.files, self.look = files, look
-        self.size = look.size or 224
+        self.files, self.input_format = files, input_format
+        self.size = input_format.size or 224
         self.targets = torch.tensor([label for _, label in files])
         rest = [name for name in augment if name != "basic-augmentation"]
         self.cut = "basic-augmentation" in augment
@@ -283,8 +286,8 @@ class Photos:
         batch = self.augmentation.apply(
             torch.stack(images), draws[:, : self.augmentation.draws]
         )
-        batch = with_channels(batch, self.look.channels)
-        mean, std = self.look.mean, self.look.std
+        batch = with_channels(batch, self.input_format.channels)
+        mean, std = self.input_format.mean, self.input_format.std
         assert mean is not None and std is not None
         return normalised(batch, mean, std), self.targets[rows]
 
@@ -292,7 +295,7 @@ class Photos:
         if self.cut:
             cut = v2.RandomResizedCrop(self.size, antialias=True)(image)
             return v2.RandomHorizontalFlip()(cut)  # type: ignore[no-any-return]
-        if self.look.whole:
+        if self.input_format.whole:
             return T.resize(image, [self.size, self.size], antialias=True)  # type: ignore[no-any-return]
         # The usual ratio of the shorter side to what is cut out: 256 to 224.
         image = T.resize(_not_thin(image), [math.ceil(self.size / 0.875)])

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from . import own, show
-from .evaluate import apart, look_of, opened
+from .evaluate import load_network, refuse_overwriting, saved_input_format
 from .fit import BadData
 from .photos import ENDINGS, Photos, hidden
-from .train import Refused, write
+from .saved import write_json
+from .stop import Refused
 
 Json = dict[str, Any]
 BATCH = 64
@@ -27,7 +28,7 @@ def predict(
     path: Path,
     images: Sequence[Path],
     top: int = 5,
-    told: show.Told | None = None,
+    progress: show.ProgressCallback | None = None,
     network: str = "",
 ) -> Json:
     """The most probable classes of images, by the network of a checkpoint.
@@ -35,8 +36,8 @@ def predict(
     Args:
         images: files, and folders, of which all photos below are taken.
         top: how many classes of each, at most.
-        told: called with how many images are done, of how many.
-        network: of one's own, as `opened` takes it.
+        progress: called with how many images are done, of how many.
+        network: of one's own, as `load_network` takes it.
 
     Returns "checkpoint", "network" and "images": for each its "file" and "classes" (each
     with "name" and "probability", the most probable first), or its "file" and "error".
@@ -45,7 +46,7 @@ def predict(
     """
     if top < 1:
         raise ValueError(f"top is {top}, expected at least 1")
-    model, state = opened(path, network)
+    model, state = load_network(path, network)
     if own.is_own(state["recipe"]["data"]):
         raise Refused(
             f"{path} was trained on {state['recipe']['data']!r}, whose transforms it does "
@@ -53,8 +54,8 @@ def predict(
         )
     device = torch.accelerator.current_accelerator(True) or torch.device("cpu")
     model.to(device)
-    rows: list[Json] = [row for image in images for row in _found(image)]
-    look = look_of(state)
+    rows: list[Json] = [row for image in images for row in _rows(image)]
+    input_format = saved_input_format(state)
     waiting: list[tuple[Json, Tensor]] = []
 
     def flush() -> None:
@@ -64,8 +65,10 @@ def predict(
             scores = model(torch.cat([x for _, x in waiting]).to(device)).cpu()
         if not scores.isfinite().all():
             raise FloatingPointError(f"{path}: the network's scores are not finite")
-        found = scores.double().softmax(dim=1).topk(min(top, scores.shape[1]))
-        for (row, _), *best in zip(waiting, *map(Tensor.tolist, found), strict=True):
+        top_classes = scores.double().softmax(dim=1).topk(min(top, scores.shape[1]))
+        for (row, _), *best in zip(
+            waiting, *map(Tensor.tolist, top_classes), strict=True
+        ):
             row["classes"] = [
                 {"name": state["classes"][label], "probability": probability}
                 for probability, label in zip(*best, strict=True)
@@ -75,7 +78,7 @@ def predict(
     for done, row in enumerate(rows, 1):
         if "error" not in row:
             try:
-                image = Photos([(row["file"], 0)], look).take(
+                image = Photos([(row["file"], 0)], input_format).take(
                     torch.tensor([0]), torch.empty(1, 0)
                 )[0]
                 waiting.append((row, image))
@@ -83,8 +86,8 @@ def predict(
                 row["error"] = str(error)
         if len(waiting) == BATCH or done == len(rows):
             flush()
-        if told is not None:
-            told(done, len(rows))
+        if progress is not None:
+            progress(done, len(rows))
     return {
         "checkpoint": str(path),
         "network": state["recipe"]["network"],
@@ -92,7 +95,7 @@ def predict(
     }
 
 
-def _found(path: Path) -> Iterator[Json]:
+def _rows(path: Path) -> Iterator[Json]:
     """A row for the file, or for each photo below the folder."""
     if not path.is_dir():
         error = {} if path.exists() else {"error": f"there is no image {path}"}
@@ -120,9 +123,9 @@ def report(
 
     Raises: Refused at the end where an image could not be read.
     """
-    apart(as_json, path)
-    with show.bar("images", sys.stderr) as told:
-        result = predict(path, images, top, told, network)
+    refuse_overwriting(as_json, path)
+    with show.bar("images", sys.stderr) as progress:
+        result = predict(path, images, top, progress, network)
     rows = result["images"]
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))
@@ -131,7 +134,7 @@ def report(
             if "error" not in row:
                 print(f"{row['file']}: {_line(row['classes'])}")
         if as_json:
-            write(as_json, result)
+            write_json(as_json, result)
     sys.stdout.flush()
     errors = [row["error"] for row in rows if "error" in row]
     for error in errors:

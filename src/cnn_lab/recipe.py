@@ -7,6 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -278,6 +279,26 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a run needs and its result does not depend on.
+
+    Args:
+        root: where torchvision's loaders find their files.
+        download: let torchvision fetch them.
+        workers: processes that load images; None: as many as there are cores, up to 8,
+            for images in files, and none for images in memory.
+        save_every: steps between checkpoints; 0: at the end of each epoch.
+        track: a tracker of Accelerate, such as "tensorboard".
+    """
+
+    root: Path = Path("data")
+    download: bool = False
+    workers: int | None = None
+    save_every: int = 0
+    track: str = ""
+
+
 def make_optimizer(recipe: Recipe, groups: Parameters) -> torch.optim.Optimizer:
     """Over groups of parameters, each with "params" and maybe its own "lr"."""
     groups = [part for group in groups for part in _decayed(group, recipe.weight_decay)]
@@ -295,9 +316,9 @@ def make_optimizer(recipe: Recipe, groups: Parameters) -> torch.optim.Optimizer:
 
 def _decayed(group: dict[str, Any], weight_decay: float) -> Parameters:
     """What decays and what does not: a norm's scale or a bias has one dimension."""
-    many = [p for p in group["params"] if p.ndim > 1]
-    one = [p for p in group["params"] if p.ndim <= 1]
-    parts = ((many, weight_decay), (one, 0.0))
+    matrices = [p for p in group["params"] if p.ndim > 1]
+    vectors = [p for p in group["params"] if p.ndim <= 1]
+    parts = ((matrices, weight_decay), (vectors, 0.0))
     return [{**group, "params": p, "weight_decay": d} for p, d in parts if p]
 
 

@@ -57,17 +57,17 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Json:
     """
     if len(a) != len(b):
         raise ValueError(f"pairs must be complete, got {len(a)} and {len(b)} values")
-    of = interval([x - y for x, y in zip(a, b, strict=True)])
-    if of["low"] <= 0 <= of["high"]:
+    difference = interval([x - y for x, y in zip(a, b, strict=True)])
+    if difference["low"] <= 0 <= difference["high"]:
         verdict = "no difference at this scale"
     else:
-        verdict = "higher" if of["mean"] > 0 else "lower"
+        verdict = "higher" if difference["mean"] > 0 else "lower"
     return {
-        "difference": of["mean"],
-        "low": of["low"],
-        "high": of["high"],
-        "n": of["n"],
-        "detectable": (of["high"] - of["low"]) / 2,
+        "difference": difference["mean"],
+        "low": difference["low"],
+        "high": difference["high"],
+        "n": difference["n"],
+        "detectable": (difference["high"] - difference["low"]) / 2,
         "verdict": verdict,
     }
 
@@ -137,4 +137,4 @@ def _processor() -> str:
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return platform.processor() or platform.accelerator()

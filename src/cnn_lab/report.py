@@ -9,16 +9,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from .checkpoint import whole
-from .evaluate import SCORES, apart, evaluate
+from .checkpoint import written_whole
+from .evaluate import SCORES, evaluate, refuse_overwriting
 from .predictions import measured
+from .recipe import Settings
+from .saved import write_json
 from .show import bar
-from .train import Settings, write
 
 Json = dict[str, Any]
 
 
-def tell(result: Json) -> None:
+def print_measures(result: Json) -> None:
     """The measures on stdout; the same text wherever that is no terminal."""
     low, high = result["interval"]
     if "predictions" in result:
@@ -74,7 +75,7 @@ def draw(result: Json, path: Path) -> None:
         "svg.hashsalt": "cnn-lab",
         "svg.fonttype": "none",
     }
-    with matplotlib.rc_context(style), whole(path) as part:
+    with matplotlib.rc_context(style), written_whole(path) as part:
         figure = Figure(figsize=(side, side))
         axes = figure.add_subplot()
         axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
@@ -114,19 +115,19 @@ def report(
     if confusion and confusion.suffix not in (".png", ".svg"):
         raise ValueError(f"--confusion {confusion} must end in .png or .svg")
     for out in (as_json, confusion):
-        apart(out, path)
+        refuse_overwriting(out, path)
     if path.suffix.lower() == ".csv":
         if data:
             raise ValueError(f"--data {data}: {path} holds the true classes itself")
         result = measured(path)
     else:
-        with bar("testing", sys.stderr) as told:
-            result = evaluate(path, data, settings, told, network=network)
+        with bar("testing", sys.stderr) as progress:
+            result = evaluate(path, data, settings, progress, network=network)
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))
     else:
-        tell(result)
+        print_measures(result)
         if as_json:
-            write(as_json, result)
+            write_json(as_json, result)
     if confusion:
         draw(result, confusion)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .sources import DataSet
 
 Json = dict[str, Any]
-Told = Callable[[int, int], object]  # how many are done, of how many
+ProgressCallback = Callable[[int, int], object]  # how many are done, of how many
 PARTS = {"train": "to learn from", "validation": "to choose by", "test": "to test"}
 LISTED = 10  # classes that a summary names
 
@@ -35,7 +35,7 @@ class Show(Protocol):
     def note(self, text: str) -> None: ...
     def loading(self) -> AbstractContextManager[object]: ...
     def begin(
-        self, recipe: "Recipe", data: "DataSet", done: int, per_epoch: int
+        self, recipe: "Recipe", data: "DataSet", step: int, per_epoch: int
     ) -> None: ...
     def step(self, step: Step) -> None: ...
     def tested(self, done: int, total: int) -> None: ...
@@ -59,7 +59,7 @@ class Silent:
         return nullcontext()
 
     def begin(
-        self, recipe: "Recipe", data: "DataSet", done: int, per_epoch: int
+        self, recipe: "Recipe", data: "DataSet", step: int, per_epoch: int
     ) -> None:
         pass
 
@@ -75,7 +75,7 @@ class Silent:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *told: object) -> None:
+    def __exit__(self, *error: object) -> None:
         pass
 
 
@@ -86,11 +86,11 @@ class Lines(Silent):
         print(text, flush=True)
 
     def begin(
-        self, recipe: "Recipe", data: "DataSet", done: int, per_epoch: int
+        self, recipe: "Recipe", data: "DataSet", step: int, per_epoch: int
     ) -> None:
         self.note(summary(recipe.data, data))
-        if done:
-            self.note(f"going on after step {done}")
+        if step:
+            self.note(f"going on after step {step}")
         self.epochs, self.images, self.start = recipe.epochs, 0, time.perf_counter()
 
     def step(self, step: Step) -> None:
@@ -98,7 +98,7 @@ class Lines(Silent):
 
     def epoch(self, row: Json) -> None:
         speed = self.images / (time.perf_counter() - self.start)
-        self.note(f"{told(row, self.epochs)}, {speed:.0f} images/s")
+        self.note(f"{epoch_line(row, self.epochs)}, {speed:.0f} images/s")
         self.images, self.start = 0, time.perf_counter()
 
 
@@ -125,14 +125,14 @@ class Bar(Lines):
         return self.progress.console.status("reading the data")
 
     def begin(
-        self, recipe: "Recipe", data: "DataSet", done: int, per_epoch: int
+        self, recipe: "Recipe", data: "DataSet", step: int, per_epoch: int
     ) -> None:
         super().begin(recipe, data, 0, per_epoch)
         self.loss, self.accuracy = 0.0, "–"
         self.task = self.progress.add_task(
-            f"epoch {done // per_epoch + 1}/{recipe.epochs}",
+            f"epoch {step // per_epoch + 1}/{recipe.epochs}",
             total=recipe.epochs * per_epoch,
-            completed=done,
+            completed=step,
             state="loss –  accuracy –",
         )
 
@@ -158,19 +158,19 @@ class Bar(Lines):
             self.progress.remove_task(self.test)
             self.test = None
         self.accuracy = f"{accuracy_of(row):.1%}"
-        self.note(told(row, self.epochs))
+        self.note(epoch_line(row, self.epochs))
         self.images, self.start = 0, time.perf_counter()
 
     def __enter__(self) -> Self:
         self.progress.start()
         return self
 
-    def __exit__(self, *told: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.progress.stop()
 
 
 @contextmanager
-def bar(what: str, stream: Any = None) -> Iterator[Told | None]:
+def bar(what: str, stream: Any = None) -> Iterator[ProgressCallback | None]:
     """A bar of what is not a run, gone at its end; None where there is no terminal."""
     console = Console(file=stream or sys.stdout)
     if not console.is_terminal:
@@ -197,8 +197,8 @@ def summary(name: str, data: "DataSet") -> str:
     if photos and data.counts:
         lines += _classes(data)
     if data.other:
-        found = sorted(data.other.items(), key=lambda item: (-item[1], item[0]))
-        some = [f"{count:,} {ending or 'without ending'}" for ending, count in found]
+        by_count = sorted(data.other.items(), key=lambda item: (-item[1], item[0]))
+        some = [f"{count:,} {ending or 'without ending'}" for ending, count in by_count]
         more = f" and {len(some) - 6} other endings" if len(some) > 6 else ""
         lines.append(f"left out, no photos: {', '.join(some[:6])}{more}")
     return "\n".join(lines)
@@ -214,8 +214,8 @@ def _classes(data: "DataSet") -> list[str]:
     lines = []
     for label in order:
         counts = [
-            f"{data.counts[part][label]:,} {said}"
-            for part, said in PARTS.items()
+            f"{data.counts[part][label]:,} {purpose}"
+            for part, purpose in PARTS.items()
             if part in data.counts
         ]
         lines.append(f"  {data.classes[label]:<{width}}  {', '.join(counts)}")
@@ -225,7 +225,7 @@ def _classes(data: "DataSet") -> list[str]:
     return lines
 
 
-def told(row: Json, epochs: int) -> str:
+def epoch_line(row: Json, epochs: int) -> str:
     part = "validation " if "validation_accuracy" in row else ""
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
@@ -239,7 +239,7 @@ def accuracy_of(row: Json) -> float:
     return float(row["validation_accuracy" if validated else "accuracy"])
 
 
-def on(stream: Any = sys.stdout) -> Show:
+def display_for(stream: Any = sys.stdout) -> Show:
     """A bar where the stream is a terminal, else lines."""
     console = Console(file=stream)
     return Bar(console) if console.is_terminal else Lines()

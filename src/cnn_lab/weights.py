@@ -34,7 +34,7 @@ CONVERT = (
 )
 
 
-def of_others(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
     """Whether that is a file of weights, and none of `cnn-lab`'s checkpoints."""
     if path.suffix.lower() in PICKLED:
         return True
@@ -55,30 +55,32 @@ def read(path: Path, names: Iterable[str]) -> tuple[dict[str, Tensor], list[str]
     Raises: NotACheckpoint for a file that is missing, damaged or holds no tensors; for a
     pickled one that holds more, with the command that converts it.
     """
-    told: list[str] = []
+    notes: list[str] = []
     pickled = path.suffix.lower() in PICKLED
-    found = _pickled(path) if pickled else load_file(path)
-    while isinstance(found, Mapping):
-        inside = next((w for w in WRAPPINGS if isinstance(found.get(w), Mapping)), None)
+    content = _pickled(path) if pickled else load_file(path)
+    while isinstance(content, Mapping):
+        inside = next(
+            (w for w in WRAPPINGS if isinstance(content.get(w), Mapping)), None
+        )
         if inside is None:
             break
-        others = [other for other in WRAPPINGS if other in found and other != inside]
-        told.append(
+        others = [other for other in WRAPPINGS if other in content and other != inside]
+        notes.append(
             f"taken from {inside}" + (f", not {', '.join(others)}" if others else "")
         )
-        found = found[inside]
-    if not isinstance(found, Mapping):
+        content = content[inside]
+    if not isinstance(content, Mapping):
         raise NotACheckpoint(
-            f"{path} holds a {type(found).__name__}, expected tensors by name"
+            f"{path} holds a {type(content).__name__}, expected tensors by name"
         )
-    state = {str(n): value for n, value in found.items() if isinstance(value, Tensor)}
+    state = {str(n): value for n, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise NotACheckpoint(
-            f"{path} has no tensor; it has {few(map(str, found)) or 'nothing'}"
+            f"{path} has no tensor; it has {few(map(str, content)) or 'nothing'}"
         )
-    if rest := [str(name) for name in found if str(name) not in state]:
-        told.append(f"left out {few(rest)}")
-    return _without_prefixes(state, set(names), told), told
+    if rest := [str(name) for name in content if str(name) not in state]:
+        notes.append(f"left out {few(rest)}")
+    return _without_prefixes(state, set(names), notes), notes
 
 
 def _pickled(path: Path) -> Any:
@@ -107,27 +109,27 @@ def _pickled(path: Path) -> Any:
 
 
 def _without_prefixes(
-    state: dict[str, Tensor], names: set[str], told: list[str]
+    state: dict[str, Tensor], names: set[str], notes: list[str]
 ) -> dict[str, Tensor]:
     while prefix := next((p for p in PREFIXES if _can_go(p, state, names)), None):
         if prefix == "module." and state.pop("n_averaged", None) is not None:
-            told.append("left out n_averaged")  # AveragedModel's count of steps
+            notes.append("left out n_averaged")  # AveragedModel's count of steps
         cut = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         if len(cut) < len(state):
             break  # two of one name
         state = cut
-        told.append(f"{prefix} taken off the names")
+        notes.append(f"{prefix} taken off the names")
     return state
 
 
 def _can_go(prefix: str, state: Mapping[str, Tensor], names: set[str]) -> bool:
     """Whether tensors have a prefix that none of the network's own has."""
-    found = any(name.startswith(prefix) for name in state)
-    return found and not any(name.startswith(prefix) for name in names)
+    has_prefix = any(name.startswith(prefix) for name in state)
+    return has_prefix and not any(name.startswith(prefix) for name in names)
 
 
 def few(names: Iterable[str], count: int = 3) -> str:
     """The first names, and how many there are more."""
-    found = list(names)
-    more = f" and {len(found) - count} more" if len(found) > count else ""
-    return ", ".join(found[:count]) + more
+    all_names = list(names)
+    more = f" and {len(all_names) - count} more" if len(all_names) > count else ""
+    return ", ".join(all_names[:count]) + more

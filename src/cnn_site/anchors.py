@@ -16,20 +16,20 @@ class Ids:
     """The ids that were given on one page."""
 
     def __init__(self) -> None:
-        self.given: dict[str, int] = {}
+        self.count: dict[str, int] = {}
 
     def new(self, *words: str) -> str:
         """An id made of words that this page has not given yet: `table-cost`, then `table-cost-2`."""
         name = "-".join(filter(None, (re.sub(r"[^\w.]+", "-", w) for w in words)))
         name = name.strip("-").lower()
-        self.given[name] = n = self.given.get(name, 0) + 1
+        self.count[name] = n = self.count.get(name, 0) + 1
         return name if n == 1 else f"{name}-{n}"
 
 
-def link(to: str, what: str) -> ET.Element:
+def link(to: str, kind: str) -> ET.Element:
     """The sign that leads to an id; it has no text, so that nothing is added to what is copied and searched."""
-    told = {"href": f"#{to}", "aria-label": f"Link to this {what}"}
-    return ET.Element("a", {"class": "to", **told})
+    attributes = {"href": f"#{to}", "aria-label": f"Link to this {kind}"}
+    return ET.Element("a", {"class": "to", **attributes})
 
 
 class Anchors(Treeprocessor):

@@ -135,8 +135,8 @@ def _outputs(
     finally:
         for hook in hooks:
             hook.remove()
-    found = flatten(pick(out) if pick else out)
-    return seen, {key: _exact(value) for key, value in found.items()}
+    results = flatten(pick(out) if pick else out)
+    return seen, {key: _exact(value) for key, value in results.items()}
 
 
 def _exact(value: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ ROW, WIDTH = 24, 96
 
 def sequence(builds_on: Mapping[str, Sequence[str]]) -> list[str]:
     """Every name after those it builds on, else in the order given; ValueError names a circle."""
-    done: list[str] = []
+    order: list[str] = []
     waiting = list(builds_on)
     while waiting:
         ready = next(
             (
                 n
                 for n in waiting
-                if all(b in done or b not in builds_on for b in builds_on[n])
+                if all(b in order or b not in builds_on for b in builds_on[n])
             ),
             None,
         )
@@ -26,8 +26,8 @@ def sequence(builds_on: Mapping[str, Sequence[str]]) -> list[str]:
                 f"these build on one another in a circle: {', '.join(waiting)}"
             )
         waiting.remove(ready)
-        done.append(ready)
-    return done
+        order.append(ready)
+    return order
 
 
 def svg(

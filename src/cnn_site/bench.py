@@ -64,7 +64,7 @@ def beside_the_baseline(
     "detectable" (the smallest difference that so many seeds could see, known before).
     Raises: ValueError for seeds that the baseline has not, or for another baseline.
     """
-    there = _baseline()["arms"]
+    baselines = _baseline()["arms"]
     if baseline != baseline_hash():
         raise ValueError(
             f"the baseline is {baseline_hash()}, expected {baseline}: run this again"
@@ -76,18 +76,22 @@ def beside_the_baseline(
         )
     handicaps = {key: arms(key).handicap for key in keys}
     rows = runs(arms, keys, bench.SEEDS[:seeds])
-    bases = {h: _first(there[h], seeds) for h in dict.fromkeys(handicaps.values())}
+    bases = {
+        h: _first_seeds(baselines[h], seeds) for h in dict.fromkeys(handicaps.values())
+    }
     return {
         "seeds": seeds,
         "arms": {**{f"baseline, {h}": row for h, row in bases.items()}, **rows},
         "paired": {
             key: {
-                **bench.against(row, there[handicaps[key]]),
+                **bench.against(row, baselines[handicaps[key]]),
                 "handicap": handicaps[key],
             }
             for key, row in rows.items()
         },
-        "detectable": {h: bench.smallest_difference(there[h], seeds) for h in bases},
+        "detectable": {
+            h: bench.smallest_difference(baselines[h], seeds) for h in bases
+        },
     }
 
 
@@ -102,7 +106,7 @@ def _baseline() -> Json:
     return result
 
 
-def _first(row: Json, seeds: int) -> Json:
+def _first_seeds(row: Json, seeds: int) -> Json:
     """A row of the baseline with the seeds that an arm has."""
     runs = [
         {"accuracy": a, "shifted": s, "curve": c}
@@ -138,8 +142,8 @@ def cost_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> dict[str, Json]
             "saved_bytes": cost.saved_bytes,
         }
         for quantity in ("params", "macs", "saved_bytes"):
-            of = rows["baseline"][quantity]
-            rows[key][f"more_{quantity}"] = rows[key][quantity] / of - 1
+            base = rows["baseline"][quantity]
+            rows[key][f"more_{quantity}"] = rows[key][quantity] / base - 1
     return rows
 
 
@@ -153,12 +157,12 @@ def time_beside_the_baseline(arms: Arms, keys: Sequence[str]) -> Json:
     times = {}
     for key in keys:
         task = {"proof": proof, "function": arms.__name__, "key": key}
-        found = side_by_side(steps, against="arm", arguments=task)["arms"]
+        timed = side_by_side(steps, against="arm", arguments=task)["arms"]
         times[key] = {
             "name": arms(key).name,
-            "ratio": found["baseline"]["ratio"],
-            "range": found["baseline"]["range"],
-            "seconds": found["arm"]["seconds"],
+            "ratio": timed["baseline"]["ratio"],
+            "range": timed["baseline"]["range"],
+            "seconds": timed["arm"]["seconds"],
         }
     return times
 

@@ -78,8 +78,8 @@ def sources(root: Path = ROOT) -> str:
         for path in sorted([root / name, *(root / name).rglob("*")]):
             inside = path.relative_to(root)
             if path.is_file() and not LEFT_OUT.search(f"/{inside}"):
-                one = hashlib.sha256(path.read_bytes()).hexdigest()
-                whole.update(f"{inside}\0{one}\n".encode())
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                whole.update(f"{inside}\0{digest}\n".encode())
     return whole.hexdigest()[:12]
 
 
@@ -88,8 +88,8 @@ def mark(folder: Path, root: Path = ROOT) -> None:
 
     Raises: Faults if a page links to what is not there, or shows TeX in a menu.
     """
-    if found := list(dict.fromkeys(faults(folder))):
-        raise Faults(f"{folder}: {len(found)} faults:\n" + "\n".join(found))
+    if messages := list(dict.fromkeys(faults(folder))):
+        raise Faults(f"{folder}: {len(messages)} faults:\n" + "\n".join(messages))
     (folder / MARK).write_text(sources(root) + "\n", encoding="utf-8")
 
 

@@ -32,7 +32,7 @@ class Change:
 @until_changed
 def read(path: Path) -> list[Change]:
     """The items of a changelog, in its order."""
-    found: list[Change] = []
+    items: list[Change] = []
     release, date, heading = "", "", ""
     for line in path.read_text(encoding="utf-8").split("\n"):
         if head := HEAD.fullmatch(line):
@@ -40,13 +40,13 @@ def read(path: Path) -> list[Change]:
         elif line.startswith("### "):
             heading = line[4:].strip()
         elif release and (item := ITEM.fullmatch(line)):
-            found.append(Change(release, date, heading, item[1] or "", item[2]))
-        elif found and line.startswith("  ") and line.strip():  # an item goes on
-            last = found.pop()
-            found.append(
+            items.append(Change(release, date, heading, item[1] or "", item[2]))
+        elif items and line.startswith("  ") and line.strip():  # an item goes on
+            last = items.pop()
+            items.append(
                 Change(**{**vars(last), "text": f"{last.text} {line.strip()}"})
             )
-    return found
+    return items
 
 
 def changes() -> list[Change]:
@@ -98,7 +98,7 @@ def _entries(site: str, here: str, released: bool) -> list[ET.Element]:
         here: below which its page is read.
         released: whether to leave out what is not.
     """
-    found: dict[str, tuple[str, ET.Element]] = {}
+    entries: dict[str, tuple[str, ET.Element]] = {}
     for change in changes():
         new = change.heading == "Added"
         if not change.slug or not (new or change.heading == "Corrections"):
@@ -108,22 +108,24 @@ def _entries(site: str, here: str, released: bool) -> list[ET.Element]:
         date = change.date or verified
         if not t.facts or not date or (released and not change.date):
             continue
-        told = t.facts["description"] if new else plain(change.text)
+        summary = t.facts["description"] if new else plain(change.text)
         word = "New" if new else "Corrected"
         # A page is new once; the wording of a correction names it.
-        mark = "" if new else f"#{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        mark = "" if new else f"#{hashlib.sha256(summary.encode()).hexdigest()[:12]}"
         entry = ET.Element(f"{{{ATOM}}}entry")
         _add(entry, "id", f"{site}{t.slug}/{mark}")
         _add(entry, "title", f"{word}: {t.short}")
         _add(entry, "updated", f"{date}T00:00:00Z")
         place = "" if new else "#corrections"
         _add(entry, "link", rel="alternate", href=f"{here}{t.slug}/{place}")
-        _add(entry, "summary", told)
-        found[f"{t.slug}{mark}"] = (date, entry)
-    return [e for _, e in sorted(found.values(), key=lambda de: de[0], reverse=True)]
+        _add(entry, "summary", summary)
+        entries[f"{t.slug}{mark}"] = (date, entry)
+    return [e for _, e in sorted(entries.values(), key=lambda de: de[0], reverse=True)]
 
 
-def _add(parent: ET.Element, name: str, text: str = "", **told: str) -> ET.Element:
-    el = ET.SubElement(parent, f"{{{ATOM}}}{name}", told)
+def _add(
+    parent: ET.Element, name: str, text: str = "", **attributes: str
+) -> ET.Element:
+    el = ET.SubElement(parent, f"{{{ATOM}}}{name}", attributes)
     el.text = text or None
     return el

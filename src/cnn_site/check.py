@@ -21,7 +21,9 @@ from .pages import SiteError, Technique
 Check = Callable[[Technique], list[str]]
 
 
-def of(room: Callable[[Technique], Path], *rules: Callable[[Path], list[str]]) -> Check:
+def rules_for(
+    room: Callable[[Technique], Path], *rules: Callable[[Path], list[str]]
+) -> Check:
     """The rules for a file, and what its template left; a file that is missing is told by `rooms`."""
 
     def check(t: Technique) -> list[str]:
@@ -56,7 +58,7 @@ def lists(t: Technique) -> list[str]:
 STEPS: dict[str, list[Check]] = {
     "Rooms": [lambda t: [f for f in checks.rooms(t) if "docs/evidence" not in f]],
     "Code": [
-        of(
+        rules_for(
             checks.source,
             checks.floor_1,
             checks.forbidden,
@@ -66,11 +68,11 @@ STEPS: dict[str, list[Check]] = {
             checks.documented,
         )
     ],
-    "Use": [of(checks.use, checks.wide, checks.sections)],
-    "Proof": [of(checks.proof_file, checks.device_cases)],
-    "Figure": [of(checks.figure), checks.drawn],
+    "Use": [rules_for(checks.use, checks.wide, checks.sections)],
+    "Proof": [rules_for(checks.proof_file, checks.device_cases)],
+    "Figure": [rules_for(checks.figure), checks.drawn],
     "Page": [
-        of(lambda t: t.path, checks.fences, checks.excerpts, checks.prose),
+        rules_for(lambda t: t.path, checks.fences, checks.excerpts, checks.prose),
         checks.parts,
         checks.directives,
         checks.findable,
@@ -88,7 +90,7 @@ STEPS: dict[str, list[Check]] = {
         checks.stamped,
         checks.measured,
     ],
-    "Lists": [checks.told_in_changelog, draft, lists],
+    "Lists": [checks.in_changelog, draft, lists],
 }
 
 
@@ -104,42 +106,42 @@ def to_do(slug: str) -> dict[str, list[str]]:
 
 
 def _faults(rules: list[Check], t: Technique) -> Iterator[str]:
-    told = set()
+    seen = set()
     for rule in rules:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                found = rule(t)
+                faults = rule(t)
         except Exception as error:  # a room that cannot be read keeps no other check
-            where = f"docs/{t.slug}.md:1"
+            place = f"docs/{t.slug}.md:1"
             if isinstance(error, SyntaxError) and error.filename:
-                where = f"{error.filename}:{error.lineno}"
-            found = [f"{where}: {type(error).__name__}: {error}"]
-        for fault in found:
-            if fault not in told:
-                told.add(fault)
+                place = f"{error.filename}:{error.lineno}"
+            faults = [f"{place}: {type(error).__name__}: {error}"]
+        for fault in faults:
+            if fault not in seen:
+                seen.add(fault)
                 yield fault
 
 
-def main(given: list[str] | None = None) -> int:
-    arguments = argparse.ArgumentParser(
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
         prog="python -m cnn_site.check",
         description="What is still to do for a technique.",
     )
-    arguments.add_argument("slug", help="as in docs/catalogue.csv, e.g. attention/cbam")
-    slug = arguments.parse_args(given).slug.strip("/")
+    parser.add_argument("slug", help="as in docs/catalogue.csv, e.g. attention/cbam")
+    slug = parser.parse_args(arguments).slug.strip("/")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:  # blocks may write files
         os.chdir(folder)
         try:
-            found = to_do(slug)
+            by_step = to_do(slug)
         except SiteError as error:
             print(error, file=sys.stderr)
             return 2
         finally:
             os.chdir(here)
-    count = sum(map(len, found.values()))
-    for n, (step, faults) in enumerate(found.items(), 1):
+    count = sum(map(len, by_step.values()))
+    for n, (step, faults) in enumerate(by_step.items(), 1):
         print(f"{n}. {step}{': done' if not faults else ''}")
         for fault in faults:
             print("   [ ]", re.sub(r"\n(?=.)", "\n       ", fault.rstrip()))

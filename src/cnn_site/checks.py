@@ -17,7 +17,7 @@ from . import CATEGORIES, ROOT, pages, snake
 from .directives import copy_block, stamp
 from .directives.technique import wrong_needs as wrong_needs
 from .evidence import proof, stale_measurements
-from .fences import Block, page_blocks, runnable, unlabelled
+from .fences import CodeBlock, page_blocks, runnable, unlabelled
 from .pages import Technique
 from .runner import FenceError, run_block, run_commands, unlike
 
@@ -84,8 +84,8 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
 TORCHVISION = {"nms", "batched_nms", "roi_align", "deform_conv2d"}
 
 
-def at(path: Path, line: int, what: str) -> str:
-    return f"{place(path)}:{line}: {what}"
+def at(path: Path, line: int, message: str) -> str:
+    return f"{place(path)}:{line}: {message}"
 
 
 def place(path: Path) -> Path:
@@ -158,14 +158,14 @@ def api(t: Technique) -> list[str]:
 
 def imports(path: Path) -> list[tuple[int, str]]:
     """(line, dotted name) of everything a file imports."""
-    found = []
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [(node.lineno, a.name) for a in node.names]
+            names += [(node.lineno, a.name) for a in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            found += [(node.lineno, f"{module}.{a.name}") for a in node.names]
-    return found
+            names += [(node.lineno, f"{module}.{a.name}") for a in node.names]
+    return names
 
 
 def floor_1(path: Path) -> list[str]:
@@ -175,11 +175,11 @@ def floor_1(path: Path) -> list[str]:
     if page.exists():
         allowed |= {pages.module(p) for p in pages.needs(page)}
     faults = []
-    for line, what in imports(path):
+    for line, name in imports(path):
         vision = (
-            what.startswith("torchvision.ops.") and what.split(".")[-1] in TORCHVISION
+            name.startswith("torchvision.ops.") and name.split(".")[-1] in TORCHVISION
         )
-        if what.split(".")[0] not in allowed and not vision:
+        if name.split(".")[0] not in allowed and not vision:
             cure = "floor 1 has torch and torchvision.ops." + ", ".join(
                 sorted(TORCHVISION)
             )
@@ -187,7 +187,7 @@ def floor_1(path: Path) -> list[str]:
                 at(
                     path,
                     line,
-                    f"imports {what}; {cure}; another package stands in the page's needs",
+                    f"imports {name}; {cure}; another package stands in the page's needs",
                 )
             )
     return faults
@@ -318,18 +318,18 @@ def documented(path: Path) -> list[str]:
 
 def device_cases(path: Path) -> list[str]:
     """A proof has `DEVICE_CASES`, or says in `NO_DEVICE_CASES` why a device cannot make a difference."""
-    found: dict[str, int] = {}
+    assigned: dict[str, int] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         if isinstance(node, ast.AnnAssign):
             targets = [node.target]
         for target in targets:
             names = target.elts if isinstance(target, ast.Tuple) else [target]
-            found |= {n.id: node.lineno for n in names if isinstance(n, ast.Name)}
-    two = {"DEVICE_CASES", "NO_DEVICE_CASES"} & set(found)
+            assigned |= {n.id: node.lineno for n in names if isinstance(n, ast.Name)}
+    two = {"DEVICE_CASES", "NO_DEVICE_CASES"} & set(assigned)
     cure = 'DEVICE_CASES = {"name": lambda: (module, inputs)}, or NO_DEVICE_CASES = "why no device can differ"'
     if len(two) != 1:
-        line = found.get("NO_DEVICE_CASES", 1)
+        line = assigned.get("NO_DEVICE_CASES", 1)
         return [at(path, line, f"has {' and '.join(sorted(two)) or 'neither'}; {cure}")]
     return []
 
@@ -338,25 +338,25 @@ def device_cases(path: Path) -> list[str]:
 
 
 def headings(path: Path) -> list[tuple[int, str]]:
-    inside, found = False, []
+    inside, titles = False, []
     for n, line in enumerate(lines_of(path), 1):
         if line.lstrip().startswith("```"):
             inside = not inside
         elif line.startswith("## ") and not inside:
             title = re.sub(r"\s*\{ #[\w-]+ \}$", "", line[3:])  # an id of its own
-            found.append((n, title.strip()))
-    return found
+            titles.append((n, title.strip()))
+    return titles
 
 
 def parts(t: Technique) -> list[str]:
     """The parts of a page stand in one order under one set of names; some are on every page."""
-    found = headings(t.path)
+    sections = headings(t.path)
     faults = [
         at(t.path, n, f"section {title!r} is not one of {SECTIONS}")
-        for n, title in found
+        for n, title in sections
         if title not in SECTIONS
     ]
-    titles = [title for _, title in found]
+    titles = [title for _, title in sections]
     faults += [
         at(t.path, 1, f"section {title!r} is missing")
         for title in SECTIONS
@@ -452,7 +452,7 @@ def see_also(t: Technique) -> list[str]:
     return faults
 
 
-def _names(file: Block, command: str) -> bool:
+def _names(file: CodeBlock, command: str) -> bool:
     """Whether a command starts a file, or names what is in it as `module:function`."""
     title = file.title
     return title in command or f" {title.removesuffix('.py')}:" in command
@@ -570,10 +570,10 @@ def twice(t: Technique) -> list[str]:
             names = [node.name]
         for name in names:
             if name in seen:
-                where, n = block.origins[node.lineno - 1]
+                file, n = block.origins[node.lineno - 1]
                 spot = (
-                    f"{Path(where).relative_to(ROOT)}:{n}"
-                    if where
+                    f"{Path(file).relative_to(ROOT)}:{n}"
+                    if file
                     else f"docs/{t.slug}.md:{n}"
                 )
                 faults.append(
@@ -615,8 +615,8 @@ def stamped(t: Technique) -> list[str]:
     now = stamp(t)
     if now.state == "ok":
         return []
-    told = f"{now.ran} of {now.blocks} blocks are as they ran; run: pytest --update-evidence docs/{t.slug}.md"
-    return [at(t.path, 1, told)]
+    message = f"{now.ran} of {now.blocks} blocks are as they ran; run: pytest --update-evidence docs/{t.slug}.md"
+    return [at(t.path, 1, message)]
 
 
 def measured(t: Technique) -> list[str]:
@@ -636,7 +636,7 @@ def depends(t: Technique) -> list[str]:
     lines = block.code.split("\n")
     usage = max(n for n, (f, _) in enumerate(block.origins) if f and "/src/" in f) + 1
     definitions, example = (
-        Block("py", (), "", "\n".join(lines[half]), block.origins[half], block.line)
+        CodeBlock("py", (), "", "\n".join(lines[half]), block.origins[half], block.line)
         for half in (slice(0, usage), slice(usage, None))
     )
     if block.is_file:
@@ -661,7 +661,7 @@ def depends(t: Technique) -> list[str]:
 
 
 def printed_without_effect(
-    definitions: Block, example: Block, names: list[str], page: Path
+    definitions: CodeBlock, example: CodeBlock, names: list[str], page: Path
 ) -> str | None:
     """What an example prints when the things named have no effect; None where it then cannot run at all.
 
@@ -696,7 +696,11 @@ def printed_without_effect(
 
 
 def _started_without_effect(
-    title: str, definitions: Block, example: Block, names: list[str], command: Block
+    title: str,
+    definitions: CodeBlock,
+    example: CodeBlock,
+    names: list[str],
+    command: CodeBlock,
 ) -> str | None:
     """The same of a program that a command starts, in the folder that is the current one."""
     emptied = "".join(f"{name} = without_effect({name})\n" for name in names)
@@ -743,7 +747,7 @@ def listed(t: Technique) -> list[str]:
     ]
 
 
-def told_in_changelog(t: Technique) -> list[str]:
+def in_changelog(t: Technique) -> list[str]:
     path = ROOT / "CHANGELOG.md"
     if f"- `{t.slug}`: " in path.read_text(encoding="utf-8"):
         return []

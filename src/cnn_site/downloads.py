@@ -8,20 +8,20 @@ import json
 from typing import Any
 
 from . import pages
-from .fences import Block, imported
+from .fences import CodeBlock, imported
 from .pages import Technique
 
 LICENCE = "MIT licence"
 
 
-def script(t: Technique, block: Block, address: str) -> str:
+def script(t: Technique, block: CodeBlock, address: str) -> str:
     """The block below a comment that says where it is from."""
     return f"# {t.title}, from CNN Techniques: {address}\n# {LICENCE}.\n\n{block.code}"
 
 
-def notebook(t: Technique, block: Block, address: str) -> str:
+def notebook(t: Technique, block: CodeBlock, address: str) -> str:
     """The block as a notebook of format 4.5, without outputs: what it is and from where, then its code in cells."""
-    about = [
+    introduction = [
         f"# {t.title}",
         t.facts["description"] if t.facts else "",
         f"From [CNN Techniques]({address}), {LICENCE}. Needs {', '.join(packages(t, block))}.",
@@ -32,16 +32,16 @@ def notebook(t: Technique, block: Block, address: str) -> str:
         "metadata": {},
         "outputs": [],
     }
-    told: list[dict[str, Any]] = [
+    all_cells: list[dict[str, Any]] = [
         {"cell_type": "markdown", "id": "about", "metadata": {}}
-        | {"source": _lines("\n\n".join(about))},
+        | {"source": _lines("\n\n".join(introduction))},
         *(
             code | {"id": f"code-{n}", "source": _lines(text)}
             for n, text in enumerate(cells(block), 1)
         ),
     ]
     whole = {
-        "cells": told,
+        "cells": all_cells,
         "metadata": {
             "kernelspec": {
                 "display_name": "Python 3",
@@ -56,13 +56,13 @@ def notebook(t: Technique, block: Block, address: str) -> str:
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
-def packages(t: Technique, block: Block) -> list[str]:
+def packages(t: Technique, block: CodeBlock) -> list[str]:
     """What must be installed to run the block, torch first."""
     vision = ["torchvision"] * ("torchvision" in imported(block.code))
     return ["torch", *vision, *pages.needs(t.path)]
 
 
-def cells(block: Block) -> list[str]:
+def cells(block: CodeBlock) -> list[str]:
     """The code in parts: the imports, each included file, what the page itself has. Joined by lines they are the block."""
     lines = block.code.rstrip("\n").split("\n")
     imports = [

@@ -207,8 +207,8 @@ def difference(
 
 
 def _bounds(output: float, gradient: bool, buffers: bool) -> dict[str, float]:
-    of = {"gradient": GRADIENT_BOUND} if gradient else {}
-    return {"output": output, **of, **({"buffers": OUTPUT_BOUND} if buffers else {})}
+    inner = {"gradient": GRADIENT_BOUND} if gradient else {}
+    return {"output": output, **inner, **({"buffers": OUTPUT_BOUND} if buffers else {})}
 
 
 # ---------------------------------------------------------------- before the comparison
@@ -267,14 +267,14 @@ def _is_image(value: Any) -> bool:
 
 def _drawing(side: str, network: nn.Module) -> list[str]:
     """What draws at random in training: both sides are seeded alike, and must draw in the same order."""
-    found = []
+    lines = []
     for name, module in network.named_modules():
         kind = type(module).__name__
         if "drop" in kind.lower() or kind == "StochasticDepth":
             rate = getattr(module, "p", getattr(module, "drop_prob", 0.0)) or 0.0
             if rate > 0:
-                found.append(f"{side}: {name} is {kind} with rate {rate}")
-    return found
+                lines.append(f"{side}: {name} is {kind} with rate {rate}")
+    return lines
 
 
 def paired_names(ours: nn.Module, reference: nn.Module, match: str) -> dict[str, str]:
@@ -386,7 +386,7 @@ def calibrate(
 
 
 def assert_alive(outputs: dict[str, Tensor], batch: _Batch) -> None:
-    told_apart = False
+    compared = False
     for name, value in outputs.items():
         if not value.is_floating_point() or value.numel() == 0:
             continue
@@ -399,7 +399,7 @@ def assert_alive(outputs: dict[str, Tensor], batch: _Batch) -> None:
         pair = _two_images(name, outputs, batch)
         if pair is None:
             continue
-        told_apart = True
+        compared = True
         if pair[0].shape != pair[1].shape:  # as many boxes as each image has
             continue
         apart = _largest(pair[0] - pair[1]) / largest
@@ -408,7 +408,7 @@ def assert_alive(outputs: dict[str, Tensor], batch: _Batch) -> None:
                 f"the reference is not alive: {name} of two different images differs by {apart:.3g} of "
                 f"its largest entry, expected more than {DIFFERENT:g}"
             )
-    if batch.images > 1 and not told_apart:
+    if batch.images > 1 and not compared:
         raise AssertionError(
             "no output tells one image from another: pick one with `outputs`"
         )

@@ -158,7 +158,7 @@ class Evidence:
 
         Raises: StaleRecord where the record says something else.
         """
-        self._hold("computed", table, _plain(rows))
+        self._check_or_write("computed", table, _plain(rows))
 
     def equivalent(
         self, name: str, comparison: "Comparison", *, reference: str, settings: str = ""
@@ -168,11 +168,11 @@ class Evidence:
         `settings` is what the proof chose; what the helper knows itself (parameters paired by order) is added.
         """
         facts = _plain(vars(comparison))
-        told = "; ".join(filter(None, [settings, *facts.pop("settings")]))
-        facts = {"reference": reference, "settings": told, **facts}
+        all_settings = "; ".join(filter(None, [settings, *facts.pop("settings")]))
+        facts = {"reference": reference, "settings": all_settings, **facts}
         sizes = ("output", "gradient", "buffers")
         keep = {k: v for k, v in facts.items() if k not in sizes}
-        self._hold(
+        self._check_or_write(
             "equivalence",
             name,
             facts,
@@ -189,14 +189,14 @@ class Evidence:
         settings: str = "",
     ) -> None:
         """A changed network that is near enough to `reference`. The sizes of the noise never make the record stale."""
-        found = _plain(vars(approximation))
-        facts = {"reference": reference, "settings": settings, **found}
+        values = _plain(vars(approximation))
+        facts = {"reference": reference, "settings": settings, **values}
 
         def form(row: Json) -> Json:
             kept = {k: row.get(k) for k in facts if k not in ("snr", "output")}
             return {**kept, "layers": list(row.get("layers", {}))}
 
-        self._hold("approximation", name, facts, compared=form, stamp="torch")
+        self._check_or_write("approximation", name, facts, compared=form, stamp="torch")
 
     def measured(self, name: str, *, arguments: Json, run: Callable[..., Json]) -> Json:
         """A costly result: runs `run(**arguments)` and writes it with date, versions, hardware and its fingerprint."""
@@ -207,8 +207,8 @@ class Evidence:
                 f"measured results are made on purpose: {self.command} -m record"
             )
         self.named.add(("measured", name))
-        held = fingerprint.holds(run) or not hasattr(run, "__code__")
-        made_by = self.test if held and self.test else fingerprint.made_by(run)
+        holds_values = fingerprint.holds(run) or not hasattr(run, "__code__")
+        made_by = self.test if holds_values and self.test else fingerprint.made_by(run)
         arguments = _plain(arguments)
         # Before the run: who edits the code meanwhile has a stale result.
         code = fingerprint.fingerprint(made_by, arguments)
@@ -228,24 +228,24 @@ class Evidence:
         self, device: str, blocks: list[Json], seconds: list[float], environment: Json
     ) -> None:
         """The blocks of the page ran as shown: the verified stamp."""
-        self._hold("blocks", "", blocks)
+        self._check_or_write("blocks", "", blocks)
         run = {
             **environment,
             "blocks": [b["hash"] for b in blocks],
             "seconds": [round(s, 3) for s in seconds],
         }
-        self._hold("runs", device, run, compared=lambda r: r.get("blocks"))
+        self._check_or_write("runs", device, run, compared=lambda r: r.get("blocks"))
 
     def on_device(self, device: str, rows: dict[str, Json], environment: Json) -> None:
         """Each module against its own float64 result on the CPU."""
-        self._hold(
+        self._check_or_write(
             "devices",
             device,
             {**environment, "rows": rows},
             compared=lambda r: sorted(r.get("rows", {})),
         )
 
-    def _hold(
+    def _check_or_write(
         self,
         section: str,
         key: str,
@@ -264,9 +264,9 @@ class Evidence:
         if not stale:
             return
         if not self.update:
-            told = "\n  ".join(stale[:8])
+            lines = "\n  ".join(stale[:8])
             raise StaleRecord(
-                f"docs/evidence/{self.slug}.json: {section} {key} is stale:\n  {told}\nif the code is right: {self.command}"
+                f"docs/evidence/{self.slug}.json: {section} {key} is stale:\n  {lines}\nif the code is right: {self.command}"
             )
         if stamp:
             from cnn_lab.record import environment

@@ -66,12 +66,12 @@ def llms_txt() -> str:
         "Addresses are relative to the site's root. `catalogue.json` lists all techniques, `evidence/` holds the records.",
     ]
     for category in CATEGORIES:
-        there = [t for t in pages.in_category(category) if t.facts]
-        if there:
+        written = [t for t in pages.in_category(category) if t.facts]
+        if written:
             lines += ["", f"## {category.capitalize()}", "", ABOUT[category], ""]
             lines += [
                 f"- [{t.short}]({t.slug}/): {t.facts['description']}"
-                for t in there
+                for t in written
                 if t.facts
             ]
     lines += ["", "## Lab", "", "The command `cnn-lab`.", ""]

@@ -30,7 +30,7 @@ WANTED = (
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     """A fence of a page.
 
     `code` is the text as displayed; `origins` says for each of its lines the file it was written in (None: the page)
@@ -87,16 +87,16 @@ class Block:
             if isinstance(n, ast.Import | ast.ImportFrom)
         ]
         head = max((n.end_lineno or 0 for n in imports), default=0)
-        found: list[tuple[int, int, Path]] = []
+        parts: list[tuple[int, int, Path]] = []
         for n, (name, _) in enumerate(self.origins):
             path = Path(name or "")
             if n < head or path == own or MODULES not in path.parents:
                 continue
-            if found and found[-1][1:] == (n, path):
-                found[-1] = (found[-1][0], n + 1, path)
+            if parts and parts[-1][1:] == (n, path):
+                parts[-1] = (parts[-1][0], n + 1, path)
             else:
-                found.append((n, n + 1, path))
-        return found
+                parts.append((n, n + 1, path))
+        return parts
 
     def contains(self, excerpt: str) -> bool:
         """Whether the excerpt's dedented lines stand in this block, contiguous and otherwise unchanged."""
@@ -136,12 +136,12 @@ class _Snippets(SnippetPreprocessor):  # type: ignore[misc]
 
 
 class _Fences(SuperFencesBlockPreprocessor):  # type: ignore[misc]
-    found: list[tuple[str, tuple[str, ...], str, str, int, int]]
+    complete: list[tuple[str, tuple[str, ...], str, str, int, int]]
 
     def process_nested_block(self, ws: str, content: str, start: int, end: int) -> None:
         # superfences calls this once for each complete fence
         title = self.options.get("title", "")
-        self.found.append(
+        self.complete.append(
             (
                 self.lang or "",
                 tuple(self.classes),
@@ -187,24 +187,24 @@ class PageParser:
         self.snippets = _Snippets(extension.getConfigs(), md)
         self.normalize = md.preprocessors["normalize_whitespace"]
 
-    def blocks(self, text: str) -> list[Block]:
+    def blocks(self, text: str) -> list[CodeBlock]:
         body, _ = meta.get_data(text)  # as MkDocs does: without the front matter
         first = text.count("\n") - body.count("\n") + 1
         lines = self.snippets.run(
             [_Line(t, (None, n)) for n, t in enumerate(body.split("\n"), first)]
         )
         origins = [getattr(line, "origin", (None, 0)) for line in lines]
-        self.fences.found, self.fences.stack = [], []
+        self.fences.complete, self.fences.stack = [], []
         self.fences.clear()
         self.fences.run(self.normalize.run([str(line) for line in lines]))
-        blocks: list[Block] = []
-        for language, classes, title, code, start, end in self.fences.found:
+        blocks: list[CodeBlock] = []
+        for language, classes, title, code, start, end in self.fences.complete:
             if "output" in classes and blocks:
-                blocks[-1] = Block(**{**vars(blocks[-1]), "output": code})
+                blocks[-1] = CodeBlock(**{**vars(blocks[-1]), "output": code})
                 continue
-            where = tuple(origins[start + 1 : end - 1])
+            origin = tuple(origins[start + 1 : end - 1])
             blocks.append(
-                Block(language, classes, title, code, where, origins[start][1])
+                CodeBlock(language, classes, title, code, origin, origins[start][1])
             )
         return blocks
 
@@ -217,7 +217,7 @@ def parser() -> PageParser:
 INCLUDE = re.compile(r'--8<-- "([^":]+)')
 
 
-def page_blocks(path: Path) -> list[Block]:
+def page_blocks(path: Path) -> list[CodeBlock]:
     """The blocks of a page; read again only when it, or a file it includes, changed."""
     text = path.read_text(encoding="utf-8")
     included = [ROOT / name for name in INCLUDE.findall(text)]
@@ -226,23 +226,23 @@ def page_blocks(path: Path) -> list[Block]:
 
 
 @functools.lru_cache(maxsize=4096)  # more than the pages of any site: all are asked for
-def _read_blocks(text: str, changed: tuple[int, ...]) -> list[Block]:
+def _read_blocks(text: str, changed: tuple[int, ...]) -> list[CodeBlock]:
     return parser().blocks(text)
 
 
-def runnable(blocks: list[Block]) -> Iterator[Block]:
+def runnable(blocks: list[CodeBlock]) -> Iterator[CodeBlock]:
     return (b for b in blocks if b.runs)
 
 
 def imported(code: str) -> set[str]:
     """The packages that a block imports, those of Python left out."""
-    found: set[str] = set()
+    packages: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[0] for a in node.names}
+            packages |= {a.name.partition(".")[0] for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names
+            packages.add(node.module.partition(".")[0])
+    return packages - sys.stdlib_module_names
 
 
 HEAD = re.compile(r"^\s*(`{3,}|~{3,})\s*$")

@@ -32,8 +32,8 @@ class Term:
 @until_changed
 def terms(path: Path) -> list[Term]:
     """The entries of a glossary, as they stand."""
-    found = ENTRY.findall(path.read_text(encoding="utf-8"))
-    return [Term(tuple(n.split(", ")), i, says.strip()) for n, i, says in found]
+    entries = ENTRY.findall(path.read_text(encoding="utf-8"))
+    return [Term(tuple(n.split(", ")), i, says.strip()) for n, i, says in entries]
 
 
 @until_changed
@@ -57,12 +57,12 @@ class Glossary(Treeprocessor):
         if not self.page.slug or not path.exists():
             return
         self.pattern, self.named = _words(path)
-        self.told: set[str] = set()
+        self.explained: set[str] = set()
         self._walk(root)
 
     def _walk(self, el: ET.Element) -> None:
         if el.tag == "h2":
-            self.told.clear()
+            self.explained.clear()
         if el.tag in LEFT_OUT or CLASSES & set(el.get("class", "").split()):
             return
         before = el.text
@@ -106,6 +106,6 @@ class Glossary(Treeprocessor):
         for match in self.pattern.finditer(text):
             name = match[1] if match[1] in self.named else match[1].lower()
             term = self.named[name]
-            if term.id not in self.told:
-                self.told.add(term.id)
+            if term.id not in self.explained:
+                self.explained.add(term.id)
                 yield match, term

@@ -57,8 +57,8 @@ class Directives(BlockProcessor):
         assert match is not None
         name, arguments, settings = match[1], match[2].split(), match[3]
         try:
-            told = yaml.load(settings, SafeLoader) if settings else None
-            page = parsed(directives.render(self.page, name, arguments, told))
+            values = yaml.load(settings, SafeLoader) if settings else None
+            page = parsed(directives.render(self.page, name, arguments, values))
         except (SiteError, yaml.YAMLError, SnippetMissingError) as error:
             page = ET.Element("div")
             page.append(fault(self.page, f"[[{name}{match[2]}]]", error))
@@ -91,8 +91,8 @@ def fault(page: directives.Page, source: str, error: Exception) -> ET.Element:
 def find(page: directives.Page, source: str) -> str:
     """`docs/page.md:line` of what stands on the page being rendered, which Markdown does not name."""
     docs = ROOT / "docs"
-    own = docs / f"{page.slug}.md"
-    for path in [own] if own.exists() else sorted(docs.rglob("*.md")):
+    page_path = docs / f"{page.slug}.md"
+    for path in [page_path] if page_path.exists() else sorted(docs.rglob("*.md")):
         for n, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
             if source in line:
                 return f"{path.relative_to(ROOT)}:{n}"
@@ -149,11 +149,11 @@ class Figures(Treeprocessor):
                 continue
             path = ROOT / "docs" / "figures" / src.rsplit("figures/", 1)[1]
             if not path.exists():
-                told = SiteError(
+                error = SiteError(
                     "the file is missing; draw it: python -m cnn_site.figures"
                 )
                 p.clear()
-                p.append(fault(self.page, src.rsplit("/", 1)[1], told))
+                p.append(fault(self.page, src.rsplit("/", 1)[1], error))
                 continue
             svg = path.read_text(encoding="utf-8").replace(
                 "<svg ", "<svg data-search-exclude ", 1
@@ -192,8 +192,8 @@ class Unsearched(Postprocessor):
     SIGN = ' data-search-exclude="1"'  # with a value: the plugin takes it out again
 
     def run(self, text: str) -> str:
-        for what in (self.BLOCK, self.ALIKE):
-            text = what.sub(
+        for pattern in (self.BLOCK, self.ALIKE):
+            text = pattern.sub(
                 lambda m: re.sub(r"^<\w+", rf"\g<0>{self.SIGN}", m[0]), text
             )
         return self.MATH.sub(self.formula, text)
@@ -262,8 +262,8 @@ def _all(lines: int) -> str:
 
 def _label(path: Path, lines: int) -> str:
     """The line that stands for folded code, and the beginning of what it folds."""
-    of = pages.technique(f"{path.parent.name}/{path.stem.replace('_', '-')}").short
-    says = html.escape(f"{of}: {lines} lines, explained on a page of their own")
+    name = pages.technique(f"{path.parent.name}/{path.stem.replace('_', '-')}").short
+    says = html.escape(f"{name}: {lines} lines, explained on a page of their own")
     return f'<label class="fold" data-says="{says}"><input type="checkbox" aria-label="Show {says}"></label><span class="folded">'
 
 
@@ -274,13 +274,13 @@ class DraftIncludes(Preprocessor):
         names = [m[1] for line in lines if (m := re.match(NAMES_ITSELF, line))]
         if not names or not pages.is_draft(ROOT / "docs" / f"{names[0]}.md"):
             return lines
-        return [line if _there(line) else f"# missing: {line}" for line in lines]
+        return [line if _exists(line) else f"# missing: {line}" for line in lines]
 
 
 NAMES_ITSELF = r"\[\[technique (\S+)\]\]"
 
 
-def _there(line: str) -> bool:
+def _exists(line: str) -> bool:
     include = re.match(r'\s*--8<-- "([^":]+):?([^"]*)"', line)
     if not include:
         return True

@@ -38,13 +38,13 @@ def _join(root: ET.Element) -> None:
         for el in parent:
             if el.tag == "span" and "arithmatex" in el.get("class", "").split():
                 text = (parent.text if before is None else before.tail) or ""
-                kept = text.rstrip("([")
-                if kept != text:
-                    el.text = text[len(kept) :] + (el.text or "")
+                rest = text.rstrip("([")
+                if rest != text:
+                    el.text = text[len(rest) :] + (el.text or "")
                     if before is None:
-                        parent.text = kept
+                        parent.text = rest
                     else:
-                        before.tail = kept
+                        before.tail = rest
                 if marks := re.match(r"[,.;:!?)\]]+", el.tail or ""):
                     el.text = (el.text or "") + marks[0]
                     el.tail = (el.tail or "")[marks.end() :]

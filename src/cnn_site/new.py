@@ -194,15 +194,15 @@ def make(slug: str, kind: str | None = None) -> list[Path]:
     return made
 
 
-def main(given: list[str] | None = None) -> int:
-    arguments = argparse.ArgumentParser(
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
         prog="python -m cnn_site.new", description="Make the rooms of a technique."
     )
-    arguments.add_argument("slug", help="as in docs/catalogue.csv, e.g. attention/cbam")
-    arguments.add_argument(
+    parser.add_argument("slug", help="as in docs/catalogue.csv, e.g. attention/cbam")
+    parser.add_argument(
         "--kind", choices=KINDS, help="what it is; else what its category is for"
     )
-    options = arguments.parse_args(given)
+    options = parser.parse_args(arguments)
     try:
         made = make(options.slug, options.kind)
     except SiteError as error:

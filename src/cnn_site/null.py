@@ -56,10 +56,10 @@ def zeros(value: Any, like: tuple[Tensor, ...] = ()) -> Any:
     """The same structure with zeros in it; a tensor that has the shape and type of one of `like` becomes that one."""
     if isinstance(value, Tensor):
         same = (t for t in like if t.shape == value.shape and t.dtype == value.dtype)
-        found = next(same, None)
-        if found is None and value.requires_grad:  # a loss can still be sent backward
+        match = next(same, None)
+        if match is None and value.requires_grad:  # a loss can still be sent backward
             return value.nan_to_num() * 0 + 0
-        return torch.zeros_like(value) if found is None else found
+        return torch.zeros_like(value) if match is None else match
     if isinstance(value, int | float):  # False too
         return type(value)(0)
     if isinstance(value, dict):
@@ -130,9 +130,9 @@ def _method(method: Callable[..., Any]) -> Callable[..., Any]:
 def _function(function: Callable[..., Any], handed_back: bool = True) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         args = tuple(list(a) if isinstance(a, Iterator) else a for a in args)
-        given = [*_leaves(args), *_leaves(kwargs)]
-        modules = [m for m in given if isinstance(m, nn.Module)]
-        tensors = [t for t in given if isinstance(t, Tensor)]
+        leaves = [*_leaves(args), *_leaves(kwargs)]
+        modules = [m for m in leaves if isinstance(m, nn.Module)]
+        tensors = [t for t in leaves if isinstance(t, Tensor)]
         slopes = [t.grad if t.is_leaf else None for t in tensors]
         before = [
             (t, t.detach().clone(), g, None if g is None else g.detach().clone())

@@ -53,14 +53,14 @@ class SiteError(ValueError):
 
 def until_changed(read: Callable[[Path], T]) -> Callable[[Path], T]:
     """Caches a reader by its file's time of change."""
-    kept: dict[Path, tuple[int, T]] = {}
+    results: dict[Path, tuple[int, T]] = {}
 
     @functools.wraps(read)
     def cached(path: Path) -> T:
         changed = path.stat().st_mtime_ns
-        if path not in kept or kept[path][0] != changed:
-            kept[path] = changed, read(path)
-        return kept[path][1]
+        if path not in results or results[path][0] != changed:
+            results[path] = changed, read(path)
+        return results[path][1]
 
     return cached
 
@@ -225,8 +225,8 @@ def written() -> list[Path]:
 
 def drafts() -> list[Path]:
     """The pages of techniques that say `draft: true`."""
-    found = [DOCS / f"{slug}.md" for slug in _catalogue_rows(CATALOGUE)]
-    return [path for path in found if is_draft(path)]
+    paths = [DOCS / f"{slug}.md" for slug in _catalogue_rows(CATALOGUE)]
+    return [path for path in paths if is_draft(path)]
 
 
 def refuse_drafts(release: str) -> None:
@@ -385,8 +385,8 @@ def bibtex(key: str) -> str:
 @until_changed
 def _entries(path: Path) -> dict[str, str]:
     text = path.read_text(encoding="utf-8")
-    found = re.finditer(r"^@\w+\{([^,]+),.*?^\}", text, re.M | re.S)
-    return {m[1]: m[0] for m in found}
+    matches = re.finditer(r"^@\w+\{([^,]+),.*?^\}", text, re.M | re.S)
+    return {m[1]: m[0] for m in matches}
 
 
 @until_changed
@@ -411,7 +411,7 @@ def _recipes(path: Path) -> list[dict[str, str]]:
 def recipe(slug: str, row: str, quantity: str) -> dict[str, str] | None:
     """By which training recipe the weights of a published accuracy were made: its group, name, and where that was seen."""
     for line in _recipes(DOCS / "evidence" / "recipes.csv"):
-        of = (line["technique"], line["quantity"]) == (slug, quantity)
-        if of and fnmatchcase(row, line["rows"]):
+        same = (line["technique"], line["quantity"]) == (slug, quantity)
+        if same and fnmatchcase(row, line["rows"]):
             return line
     return None

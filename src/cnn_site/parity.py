@@ -81,7 +81,7 @@ class _Plan:
         }
 
 
-class _Course:
+class _Descent:
     """One optimizer on its way down a bowl: curvatures from 0.1 to 10, and a bottom that is redrawn at every step.
 
     A network's loss would not do: there two right implementations part by rounding alone, exponentially. In a bowl
@@ -89,7 +89,7 @@ class _Course:
     """
 
     def __init__(
-        self, make: MakeOptimizer, plan: _Plan, before: "_Course | None" = None
+        self, make: MakeOptimizer, plan: _Plan, before: "_Descent | None" = None
     ) -> None:
         self.plan = plan
         start: Mapping[str, Tensor] = before.parameters if before else plan.start()
@@ -117,7 +117,7 @@ class _Course:
         ]
         return torch.stack([part.sum() for part in parts]).sum()
 
-    def go(self, steps: Iterable[int]) -> "_Course":
+    def go(self, steps: Iterable[int]) -> "_Descent":
         for step in steps:
 
             def closure(step: int = step) -> Tensor:
@@ -154,7 +154,7 @@ class _Course:
 
     def states(self, names: Mapping[str, str]) -> dict[str, Tensor]:
         """Entries of the state at the end, by parameter and by the reference's name of the entry."""
-        found = {}
+        entries = {}
         for name, parameter in self.parameters.items():
             state = self.optimizer.state[parameter]
             for theirs, own in names.items():
@@ -164,22 +164,22 @@ class _Course:
                         f"{kind} keeps no {own!r} for {name}, only {sorted(state)}"
                     )
                 value = torch.as_tensor(state[own], dtype=torch.float64)
-                found[f"{name}: {theirs}"] = value.detach().clone()
-        return found
+                entries[f"{name}: {theirs}"] = value.detach().clone()
+        return entries
 
     def taken_over(
         self, make: MakeOptimizer, names: Mapping[str, str], steps: Iterable[int]
-    ) -> "_Course":
+    ) -> "_Descent":
         """Go on with another implementation that loads this one's saved state, its entries renamed by `names`."""
-        other = _Course(make, self.plan, before=self)
+        other = _Descent(make, self.plan, before=self)
         saved, fresh = (c.optimizer.state_dict() for c in (self, other))
         saved["state"] = {
             index: {names[key]: value for key, value in entry.items() if key in names}
             for index, entry in saved["state"].items()
         }
         saved["param_groups"] = [  # what only the other one knows stays as it is
-            {**known, **{k: v for k, v in given.items() if k in known}}
-            for known, given in zip(
+            {**known, **{k: v for k, v in saved_group.items() if k in known}}
+            for known, saved_group in zip(
                 fresh["param_groups"], saved["param_groups"], strict=True
             )
         ]
@@ -221,18 +221,18 @@ def compare_steps(
     """
     if steps < 2:
         raise ValueError(f"expected 2 steps or more, got {steps=}")
-    given = dict(options or {})
-    plan = _Plan(given, [{}], closure, schedule, only, seed)
-    defaults = _Course(reference, plan).optimizer.defaults
+    plan_options = dict(options or {})
+    plan = _Plan(plan_options, [{}], closure, schedule, only, seed)
+    defaults = _Descent(reference, plan).optimizer.defaults
     if groups == "three":
         plan = replace(plan, groups=_own_rates_and_decay(defaults))
     elif groups != "one":
         plan = replace(plan, groups=groups)
-    theirs = _Course(reference, plan).go(range(steps))
+    theirs = _Descent(reference, plan).go(range(steps))
     _assert_moving(theirs, reference, steps, defaults)
 
     half = steps // 2
-    mine = _Course(ours, plan).go(range(steps))
+    mine = _Descent(ours, plan).go(range(steps))
     expected = {"losses": torch.stack(theirs.losses), **theirs.displacements()}
     actual = {"losses": torch.stack(mine.losses), **mine.displacements()}
     outputs = {name: (actual[name], expected[name]) for name in expected}
@@ -245,11 +245,11 @@ def compare_steps(
             ("from the reference's state", ours, reference, own),
             ("the reference, from our state", reference, ours, back),
         ):
-            until = _Course(giver, plan).go(range(half))
-            on = until.taken_over(maker, names, rest).displacements()
-            for name, value in on.items():
+            stopped = _Descent(giver, plan).go(range(half))
+            resumed = stopped.taken_over(maker, names, rest).displacements()
+            for name, value in resumed.items():
                 outputs[f"{name}, {title}"] = value, expected[name][half:]
-    return _by_step(outputs, [_told(plan, steps, half, bool(state))])
+    return _by_step(outputs, [_mode(plan, steps, half, bool(state))])
 
 
 def _own_rates_and_decay(defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -264,7 +264,7 @@ def _own_rates_and_decay(defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _assert_moving(
-    theirs: _Course, reference: MakeOptimizer, steps: int, defaults: Mapping[str, Any]
+    theirs: _Descent, reference: MakeOptimizer, steps: int, defaults: Mapping[str, Any]
 ) -> None:
     """Every parameter moves, and every option of a group is seen in where its parameters go."""
     plan, path = theirs.plan, theirs.displacements()
@@ -278,7 +278,7 @@ def _assert_moving(
                 continue  # it cannot be told from the default
             without = [dict(group) for group in plan.groups]
             del without[number][key]
-            other = _Course(reference, replace(plan, groups=without)).go(range(steps))
+            other = _Descent(reference, replace(plan, groups=without)).go(range(steps))
             apart = [
                 float((value - path[name]).abs().max() / path[name].abs().max())
                 for name, value in other.displacements().items()
@@ -289,19 +289,19 @@ def _assert_moving(
                 )
 
 
-def _told(plan: _Plan, steps: int, half: int, exchanged: bool) -> str:
+def _mode(plan: _Plan, steps: int, half: int, exchanged: bool) -> str:
     keys = {key: None for group in plan.groups for key in group}
-    told = [f"{steps} steps"]
+    parts = [f"{steps} steps"]
     if len(plan.groups) > 1:
         names = [key.replace("weight_", "") for key in keys]
-        told.append(f"three parameter groups with own {', '.join(names)}")
+        parts.append(f"three parameter groups with own {', '.join(names)}")
     if plan.closure:
-        told.append("with a closure")
+        parts.append("with a closure")
     if plan.schedule:
-        told.append("rates from a schedule")
+        parts.append("rates from a schedule")
     if exchanged:
-        told.append(f"states exchanged after {half}")
-    return "; ".join(told)
+        parts.append(f"states exchanged after {half}")
+    return "; ".join(parts)
 
 
 def _through_a_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -399,15 +399,21 @@ def compare_rates(
             ("from the reference's state", ours, reference),
             ("the reference, from our state", reference, ours),
         ):
-            until, on = _Rates(giver).go(range(half), metrics), _Rates(maker)
-            on.optimizer.load_state_dict(copy.deepcopy(until.optimizer.state_dict()))
-            on.schedule.load_state_dict(copy.deepcopy(until.schedule.state_dict()))
-            on.rows.clear()
-            on.note()
-            for name, column in on.go(range(half, steps), metrics).columns().items():
+            stopped, resumed = _Rates(giver).go(range(half), metrics), _Rates(maker)
+            resumed.optimizer.load_state_dict(
+                copy.deepcopy(stopped.optimizer.state_dict())
+            )
+            resumed.schedule.load_state_dict(
+                copy.deepcopy(stopped.schedule.state_dict())
+            )
+            resumed.rows.clear()
+            resumed.note()
+            for name, column in (
+                resumed.go(range(half, steps), metrics).columns().items()
+            ):
                 outputs[f"{name}, {title}"] = column, expected[name][half:]
-    told = f"{steps} steps" + f"; states exchanged after {half}" * exchange
-    return _by_step(outputs, [told])
+    mode = f"{steps} steps" + f"; states exchanged after {half}" * exchange
+    return _by_step(outputs, [mode])
 
 
 # ---------------------------------------------------------------- transforms
@@ -439,26 +445,26 @@ def compare_draws(
         )
     outputs: dict[str, tuple[Tensor, Tensor]] = {}
     bound, shape = OUTPUT_BOUND, None
-    for title, given in inputs.items():
-        for value in flatten(given).values():
-            if value.ndim > 2 and value.shape[-2] == value.shape[-1] > 1 and not square:
+    for title, value in inputs.items():
+        for leaf in flatten(value).values():
+            if leaf.ndim > 2 and leaf.shape[-2] == leaf.shape[-1] > 1 and not square:
                 raise ValueError(
-                    f"square images hide swapped height and width: {title} is {tuple(value.shape)}"
+                    f"square images hide swapped height and width: {title} is {tuple(leaf.shape)}"
                 )
-            bound = FLOAT32_BOUND if value.dtype == torch.float32 else bound
-            shape = list(value.shape) if shape is None else shape
+            bound = FLOAT32_BOUND if leaf.dtype == torch.float32 else bound
+            shape = list(leaf.shape) if shape is None else shape
         results = []
         for name, drawn in draws.items():
-            where = f"{title}, {name}"
-            expected = _transformed("the reference", reference, given, drawn, where)
-            actual = _transformed("ours", ours, given, drawn, where)
+            case = f"{title}, {name}"
+            expected = _transformed("the reference", reference, value, drawn, case)
+            actual = _transformed("ours", ours, value, drawn, case)
             if actual.keys() != expected.keys():
                 raise AssertionError(
-                    f"{where}: results are {sorted(actual)}, the reference's are {sorted(expected)}"
+                    f"{case}: results are {sorted(actual)}, the reference's are {sorted(expected)}"
                 )
             results.append(expected)
             outputs |= {
-                f"{where}: {key}": (actual[key], expected[key]) for key in expected
+                f"{case}: {key}": (actual[key], expected[key]) for key in expected
             }
         if all(_same(results[0], other) for other in results[1:]):
             raise AssertionError(
@@ -468,7 +474,7 @@ def compare_draws(
 
 
 def _transformed(
-    side: str, run: Callable[[Any, Any], Any], given: Any, drawn: Any, where: str
+    side: str, run: Callable[[Any, Any], Any], value: Any, drawn: Any, case: str
 ) -> dict[str, Tensor]:
     """The result, after it was found to follow from the draw alone and to leave the input as it was."""
 
@@ -477,14 +483,14 @@ def _transformed(
 
     results = []
     for seed in (0, 1):
-        mine, draw_ = mapped(given, clone), copy.deepcopy(drawn)
+        copied, draw = mapped(value, clone), copy.deepcopy(drawn)
         with seeded(seed):
-            results.append(flatten(run(mine, draw_)))
-        if not _same(flatten(mine), flatten(given)):
-            raise AssertionError(f"{side} writes into its input ({where})")
+            results.append(flatten(run(copied, draw)))
+        if not _same(flatten(copied), flatten(value)):
+            raise AssertionError(f"{side} writes into its input ({case})")
     if not _same(*results):
         raise AssertionError(
-            f"{side} draws again by itself: another seed gives another result for the same draw ({where})"
+            f"{side} draws again by itself: another seed gives another result for the same draw ({case})"
         )
     return results[0]
 
@@ -517,15 +523,15 @@ def compare_metric(
     """
     if len(cases) < 2:
         raise ValueError(f"expected two cases or more, got {list(cases)}")
-    theirs = {case: flatten(reference(*given)) for case, given in cases.items()}
+    theirs = {case: flatten(reference(*arguments)) for case, arguments in cases.items()}
     first, *others = theirs.values()
     if all(_same(first, other) for other in others):
         raise AssertionError(
             "the reference is not alive: every case gives the same value"
         )
     largest: dict[str, float] = {}
-    for found in theirs.values():
-        for name, value in found.items():
+    for values in theirs.values():
+        for name, value in values.items():
             top = value[~value.isnan()].abs()
             largest[name] = max(
                 largest.get(name, 0.0), float(top.max()) if top.numel() else 0.0
@@ -602,8 +608,8 @@ def compare_change(
         results = []
         for changed in (mine, theirs):
             with torch.no_grad(), seeded(seed):
-                found = changed.eval()(*mapped(arguments, prepare))
-            results.append(flatten(pick(found)))
+                result = changed.eval()(*mapped(arguments, prepare))
+            results.append(flatten(pick(result)))
         assert_alive(results[1], batch)
         if results[0].keys() != results[1].keys():
             raise AssertionError(
@@ -615,20 +621,20 @@ def compare_change(
         for name, own in names.items():
             pairs[f"state {own}"] = states[0][own], states[1][name]
         bound = OUTPUT_BOUND if dtype == torch.float64 else FLOAT32_BOUND
-        found = difference(pairs, bound=bound, shape=batch.shape, modes=["evaluation"])
+        result = difference(pairs, bound=bound, shape=batch.shape, modes=["evaluation"])
     parameters = sum(p.numel() for p in mine.parameters()) if match else None
     settings = ["parameters paired by order"] * (match == "order")
     return replace(
-        found, parameters=parameters, tensors=len(names) or None, settings=settings
+        result, parameters=parameters, tensors=len(names) or None, settings=settings
     )
 
 
 def _changed(
     side: str, change: Callable[[nn.Module], nn.Module | None], original: nn.Module
 ) -> nn.Module:
-    given = copy.deepcopy(original)
-    changed = change(given)
-    changed = given if changed is None else changed
+    copied = copy.deepcopy(original)
+    changed = change(copied)
+    changed = copied if changed is None else changed
     if _unchanged(changed, original):
         raise AssertionError(f"{side} changed nothing: the network is the same")
     return changed

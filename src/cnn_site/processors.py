@@ -162,7 +162,7 @@ class Run:
     tests: int
     differ: int
     seconds: float
-    told: str
+    output: str
 
 
 def run(processor: Processor, pages: Sequence[str]) -> Run:
@@ -177,7 +177,7 @@ def run(processor: Processor, pages: Sequence[str]) -> Run:
         command += ["-pno:cacheprovider", f"--basetemp={folder}/tmp"]
         command += [f"--junitxml={junit}", *processor.options, *pages]
         start = time.perf_counter()
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             cwd=ROOT,
             env={**os.environ, **WAITING, **processor.environment},
@@ -186,19 +186,19 @@ def run(processor: Processor, pages: Sequence[str]) -> Run:
             text=True,
         )
         seconds = time.perf_counter() - start
-        told = done.stdout + done.stderr
-        if done.returncode not in (0, 1):
+        output = process.stdout + process.stderr
+        if process.returncode not in (0, 1):
             raise RuntimeError(
-                f"{processor.name}: pytest exits with {done.returncode}:\n{told}"
+                f"{processor.name}: pytest exits with {process.returncode}:\n{output}"
             )
         suite = ET.parse(junit).getroot()[0]
     names = [case.get("name", "") for case in suite.iter("testcase")]
     fences = sum(name.startswith("[CodeFence") for name in names)
     differ = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-    return Run(processor, fences, len(names) - fences, differ, seconds, told)
+    return Run(processor, fences, len(names) - fences, differ, seconds, output)
 
 
-def record(runs: Sequence[Run], path: Path = RECORD) -> None:
+def write_record(runs: Sequence[Run], path: Path = RECORD) -> None:
     """Writes what ran as what, unless the record says so already: date and versions alone are no change."""
     from cnn_lab.record import environment
 
@@ -211,61 +211,59 @@ def record(runs: Sequence[Run], path: Path = RECORD) -> None:
         }
         for r in runs
     ]
-    said = {"schema": 1, "processors": rows, "pages": fences()}
+    content = {"schema": 1, "processors": rows, "pages": fences()}
     now = environment()
     made = {k: now[k] for k in ("date", "processor", "python", "torch", "torchvision")}
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
-        if {k: v for k, v in old.items() if k != "made"} == said:
+        if {k: v for k, v in old.items() if k != "made"} == content:
             return
-    text = json.dumps({"made": made, **said}, indent=1, ensure_ascii=False)
+    text = json.dumps({"made": made, **content}, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def fences() -> dict[str, list[str]]:
     """The hashes of the fences that are run, by page, as the pages are now."""
     pages = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
-    found = {p: [b.hash for b in runnable(page_blocks(p))] for p in pages}
-    return {p.relative_to(ROOT).as_posix(): h for p, h in found.items() if h}
+    hashes = {p: [b.hash for b in runnable(page_blocks(p))] for p in pages}
+    return {p.relative_to(ROOT).as_posix(): h for p, h in hashes.items() if h}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     names = [p.name for p in PROCESSORS]
-    options = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m cnn_site.processors", description=__doc__
     )
-    options.add_argument(
+    parser.add_argument(
         "pages", nargs="*", help=f"default: docs, README.md and {FIGURES}"
     )
-    options.add_argument("--only", choices=names, action="append", help="one processor")
-    options.add_argument(
+    parser.add_argument("--only", choices=names, action="append", help="one processor")
+    parser.add_argument(
         "--update-evidence",
         action="store_true",
         help=f"write {RECORD.relative_to(ROOT)}",
     )
-    given = options.parse_args(arguments)
-    chosen = [p for p in PROCESSORS if p.name in (given.only or names)]
-    if given.update_evidence and (given.pages or given.only):
-        options.error(
-            "--update-evidence records all pages on all processors: name none"
-        )
-    pages = given.pages or ["docs", "README.md", FIGURES]
+    options = parser.parse_args(arguments)
+    chosen = [p for p in PROCESSORS if p.name in (options.only or names)]
+    if options.update_evidence and (options.pages or options.only):
+        parser.error("--update-evidence records all pages on all processors: name none")
+    pages = options.pages or ["docs", "README.md", FIGURES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = list(pool.map(lambda p: run(p, pages), chosen))
     for r in runs:
         if r.differ:
             print(f"\n===== as {r.processor.name}: {r.processor.stands_for} =====")
-            print(r.told)
+            print(r.output)
     for r in runs:
         ran = f"{r.fences:4} fences, {r.tests} tests, {r.differ} differ"
         print(f"{r.processor.name:10} {ran}, {r.seconds:4.0f} s")
-    there = sum(map(len, fences().values()))
-    if not given.pages and any(r.fences != there for r in runs):
-        raise RuntimeError(f"the pages have {there} fences that are run")
+    expected = sum(map(len, fences().values()))
+    if not options.pages and any(r.fences != expected for r in runs):
+        raise RuntimeError(f"the pages have {expected} fences that are run")
     if any(r.differ for r in runs):
         return 1
-    if given.update_evidence:
-        record(runs)
+    if options.update_evidence:
+        write_record(runs)
     return 0
 
 

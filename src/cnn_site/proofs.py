@@ -16,7 +16,7 @@ from torch import nn
 from . import ROOT
 from .laws import gradient_reaches_every_parameter
 from .speed import beside_its_reference, timing
-from .variants import Variant, dotted, each, without_drawing
+from .variants import Variant, dotted, each_variant, without_drawing
 
 Json = dict[str, Any]
 Test = Callable[..., None]
@@ -69,7 +69,7 @@ def network_proof(
         speed: shape of the images for the timing; None, or no reference: not timed.
     """
     first = smallest or variants[0]
-    held = [variant for variant in variants if variant.reference]
+    with_reference = [variant for variant in variants if variant.reference]
     makers = [small] if callable(small) else list(small or ())
     learning = {
         "key": first.key,
@@ -81,10 +81,10 @@ def network_proof(
         "seeds": [0, 1, 2],
     }
 
-    @each(held)
+    @each_variant(with_reference)
     def equal(variant: Variant, evidence: Any) -> None:
         shape = images(variant) if callable(images) else images
-        variant.hold(evidence, torch.randn(tuple(shape or ())), settings)
+        variant.check_equal(evidence, torch.randn(tuple(shape or ())), settings)
 
     @pytest.mark.parametrize("make", makers, ids=map(str, range(len(makers))))
     def gradients(make: Callable[[], nn.Module]) -> None:
@@ -102,7 +102,7 @@ def network_proof(
         evidence.measured("speed", arguments=arguments, run=beside_its_reference)
 
     return NetworkProof(
-        equal=equal if held and images else None,
+        equal=equal if with_reference and images else None,
         gradients=gradients if makers else None,
         learns=learn_seeds,
         speed=time_both if first.reference and speed else None,
@@ -151,5 +151,5 @@ def learn_once(
 
 def _named(place: str) -> Callable[..., Any]:
     module, _, name = place.rpartition(".")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function

@@ -3,7 +3,7 @@
 import re
 
 from . import arcs, pages, snake
-from .fences import MODULES, Block
+from .fences import MODULES, CodeBlock
 from .pages import Technique
 
 WORDS, LINES = 200, 20  # a minute
@@ -12,7 +12,7 @@ DIRECTIVE = re.compile(r"^\[\[[a-z].*?(?:\n\s*\n|\Z)", re.M | re.S)
 EXERCISES = re.compile(r"^## Exercises\n.*?(?=^## )", re.M | re.S)
 
 
-def minutes(t: Technique, block: Block) -> int:
+def minutes(t: Technique, block: CodeBlock) -> int:
     """Of the text's words, and of the copied block's lines that no other page explains; exercises are not counted."""
     text = t.path.read_text(encoding="utf-8").split("\n---\n", 1)[1]
     for left_out in (EXERCISES, FENCE, DIRECTIVE):

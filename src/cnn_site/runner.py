@@ -36,7 +36,7 @@ from pytest_markdown_docs.plugin import MarkdownInlinePythonItem, MarkdownTextFi
 
 from . import CATEGORIES, ROOT, pages, snake
 from .evidence import Evidence, drop_orphans, may_name
-from .fences import Block, imported, page_blocks, parser, runnable
+from .fences import CodeBlock, imported, page_blocks, parser, runnable
 from .processors import other_rounding
 
 COPIED = frozenset({"torch", "torchvision"})  # what a copied block has
@@ -122,8 +122,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         test = item.nodeid.split("::")[1].split("[")[0]
         tests = item.config.stash[TESTS].setdefault(item.path, {})
         call = getattr(item, "callspec", None)
-        given = [call.id, *call.params.values()] if call else []
-        tests.setdefault(test, set()).update(v for v in given if isinstance(v, str))
+        values = [call.id, *call.params.values()] if call else []
+        tests.setdefault(test, set()).update(v for v in values if isinstance(v, str))
 
 
 def record_of(path: Path) -> str:
@@ -191,9 +191,9 @@ def room_slug(path: Path) -> str | None:
 class _Source(str):
     """The text of a fence for the stock plugin, which pads it; the block itself comes along."""
 
-    chain: list[Block]
+    chain: list[CodeBlock]
 
-    def __new__(cls, text: str, chain: list[Block]) -> "_Source":
+    def __new__(cls, text: str, chain: list[CodeBlock]) -> "_Source":
         self = super().__new__(cls, text)
         self.chain = chain
         return self
@@ -207,7 +207,7 @@ class _Parser:
 
     def parse(self, text: str) -> list[SimpleNamespace]:
         tokens: list[SimpleNamespace] = []
-        chain: list[Block] = []
+        chain: list[CodeBlock] = []
         for block in runnable(parser().blocks(text)):
             chain = [*chain, block] if "continuation" in block.classes else [block]
             source = _Source(block.code, chain)
@@ -247,7 +247,7 @@ def _clean_start(
         return
     import torch
 
-    chain: list[Block] = getattr(request.node.code, "chain", [])
+    chain: list[CodeBlock] = getattr(request.node.code, "chain", [])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")  # as wide as tables are printed to a file
     torch.manual_seed(0)
@@ -280,7 +280,7 @@ def not_installed(code: str) -> str:
     return next((n for n in names if importlib.util.find_spec(n) is None), "")
 
 
-def packages(page: Path, block: Block) -> frozenset[str] | None:
+def packages(page: Path, block: CodeBlock) -> frozenset[str] | None:
     """What a block of a technique's page can import; None: anything, on other pages."""
     slug = page_slug(page)
     if not slug:
@@ -330,7 +330,7 @@ class PageRunner(DefaultRunner):
     """Runs a block under the file it was written in and compares what it prints."""
 
     config: pytest.Config
-    last: tuple[Any, list[Block], dict[str, Any]] = (None, [], {})
+    last: tuple[Any, list[CodeBlock], dict[str, Any]] = (None, [], {})
     folder = Path()  # where the last one ran
     torch_state: tuple[Any, Any] = (None, None)  # generator and dtype at its end
 
@@ -339,19 +339,19 @@ class PageRunner(DefaultRunner):
     ) -> None:
         import torch
 
-        chain: list[Block] = test.source.chain
-        path, done, space = self.last
+        chain: list[CodeBlock] = test.source.chain
+        path, before, space = self.last
         if (
-            done and path == test.source_path and done == chain[:-1]
+            before and path == test.source_path and before == chain[:-1]
         ):  # go on where the fences before it ended: names, folder, torch's state
             space.update(args)
             os.chdir(self.folder)
             torch.set_rng_state(self.torch_state[0])
             torch.set_default_dtype(self.torch_state[1])
         else:
-            done, space = [], args
+            before, space = [], args
         self.last, self.folder = (None, [], {}), Path.cwd()
-        for block in chain[len(done) :]:
+        for block in chain[len(before) :]:
             page = Path(test.source_path)
             start = time.perf_counter()
             if block.is_command:
@@ -368,7 +368,7 @@ class PageRunner(DefaultRunner):
         self.last = (test.source_path, chain, space)
         self.torch_state = torch.get_rng_state(), torch.get_default_dtype()
 
-    def compare(self, block: Block, page: Path, printed: str) -> None:
+    def compare(self, block: CodeBlock, page: Path, printed: str) -> None:
         if (
             block.output is None or self.config.getoption("--device") != "cpu"
         ):  # another device draws other numbers
@@ -392,8 +392,8 @@ class PageRunner(DefaultRunner):
             (i for i, f in enumerate(frames) if f.filename == __file__), default=-1
         )
         shown = "".join(traceback.format_list(frames[last + 1 :]))
-        told = "".join(traceback.format_exception_only(error)).strip()
-        return f"In {relative(test.source_path)}, the fence at line {test.start_line}:\n{shown}{told}"
+        raised = "".join(traceback.format_exception_only(error)).strip()
+        return f"In {relative(test.source_path)}, the fence at line {test.start_line}:\n{shown}{raised}"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -404,7 +404,7 @@ def relative(path: Path | str) -> str:
     return os.path.relpath(path, ROOT)
 
 
-def write_file(block: Block, allowed: Collection[str] | None = None) -> str:
+def write_file(block: CodeBlock, allowed: Collection[str] | None = None) -> str:
     """Writes a block to the file that its title names, in the folder where the page's commands run."""
     if not block.title or Path(block.title).name != block.title:
         raise FenceError(f"a .file block has a file name as title, got {block.title!r}")
@@ -415,7 +415,7 @@ def write_file(block: Block, allowed: Collection[str] | None = None) -> str:
 
 
 def run_block(
-    block: Block,
+    block: CodeBlock,
     page: Path,
     space: dict[str, Any],
     allowed: Collection[str] | None = None,
@@ -436,7 +436,7 @@ def run_block(
     return out.getvalue()
 
 
-def run_commands(block: Block) -> str:
+def run_commands(block: CodeBlock) -> str:
     """Runs the lines that begin with `$ ` in a shell, and returns what they printed; errors too, where they are meant.
 
     `cnn-lab` runs in this process, as it would in its own: to start it costs more than most of what pages show.
@@ -447,27 +447,29 @@ def run_commands(block: Block) -> str:
         if not line.startswith("$ "):
             raise FenceError(f"a command begins with `$ `, got {line!r}")
         words = shlex.split(line[2:], comments=True)
-        code, out, told = _lab(words[1:]) if words[0] == "cnn-lab" else _shell(line[2:])
+        code, out, errors = (
+            _lab(words[1:]) if words[0] == "cnn-lab" else _shell(line[2:])
+        )
         if (code != 0) != ("fails" in block.classes):
-            raise FenceError(f"{line}: exit code {code}\n{out}{told}")
-        printed += out + (told if code else "")
+            raise FenceError(f"{line}: exit code {code}\n{out}{errors}")
+        printed += out + (errors if code else "")
     return printed
 
 
 def _lab(arguments: list[str]) -> tuple[int, str, str]:
     from cnn_lab.cli import main
 
-    out, told, before = io.StringIO(), io.StringIO(), sys.argv
+    out, errors, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["cnn-lab", *arguments]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
-        return code, out.getvalue(), told.getvalue()
+        return code, out.getvalue(), errors.getvalue()
     finally:
         sys.argv = before
-    return 0, out.getvalue(), told.getvalue()
+    return 0, out.getvalue(), errors.getvalue()
 
 
 def _shell(line: str) -> tuple[int, str, str]:
@@ -486,7 +488,7 @@ def timeless(text: str) -> str:
     return re.sub(r"\d[\d,.]*( images/s| s\b|×)|\d(\.\d+)?e-\d+", r"#\1", text)
 
 
-def compiled(block: Block, page: Path) -> Iterator[Any]:
+def compiled(block: CodeBlock, page: Path) -> Iterator[Any]:
     """The statements, each under the file and line it was written in."""
 
     def place(line: int) -> tuple[str, int]:
@@ -523,7 +525,7 @@ def unlike(printed: str, shown: str, tolerance: float = 1e-4) -> str:
     return f"printed\n  {got!r}\nbut the page shows\n  {want!r}"
 
 
-def rewrite_output(page: Path, block: Block, printed: str) -> None:
+def rewrite_output(page: Path, block: CodeBlock, printed: str) -> None:
     """Puts what a block printed into the `.output` fence below it."""
     lines = page.read_text(encoding="utf-8").split("\n")
     # Outputs written before this one have moved the block: find it again by its code.
@@ -551,6 +553,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
             now = environment(device)
             wanted = ("date", "torch", "python", "processor", "device")
-            told: dict[str, Any] = {k: now[k] for k in wanted}
+            made_with: dict[str, Any] = {k: now[k] for k in wanted}
             rows = [{"title": b.title, "hash": b.hash} for b in blocks]
-            Evidence(slug, update=True).ran(device, rows, list(ran.values()), told)
+            Evidence(slug, update=True).ran(device, rows, list(ran.values()), made_with)

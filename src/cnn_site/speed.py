@@ -54,27 +54,27 @@ def beside_its_reference(
         "match": match,
         "shape": shape,
     }
-    found = [_process({**task, "first": n % 2}) for n in range(PROCESSES)]
+    results = [_start_process({**task, "first": n % 2}) for n in range(PROCESSES)]
     memory = {
-        side: _process({**task, "memory": side})["peak"]
+        side: _start_process({**task, "memory": side})["peak"]
         for side in ("ours", "reference")
     }
     arms = {}
     for phase, title in PHASES.items():
-        ratios = [f[phase]["ratio"] for f in found]
+        ratios = [f[phase]["ratio"] for f in results]
         arms[phase] = {
             "name": title,
             "ratio": statistics.median(ratios),
             "range": f"{min(ratios):.2f} to {max(ratios):.2f}",
-            "seconds": statistics.median(f[phase]["ours"] for f in found),
+            "seconds": statistics.median(f[phase]["ours"] for f in results),
         }
-    gains = [f["forward"]["ours"] / f["channels_last"]["ours"] for f in found]
+    gains = [f["forward"]["ours"] / f["channels_last"]["ours"] for f in results]
     return {
         "arms": arms,
         "gain": statistics.median(gains),
-        "slower": [p for p in PHASES if all(f[p]["ratio"] < 1 / 1.08 for f in found)],
+        "slower": [p for p in PHASES if all(f[p]["ratio"] < 1 / 1.08 for f in results)],
         "memory": {**memory, "ratio": memory["ours"] / memory["reference"]},
-        "processes": found,
+        "processes": results,
     }
 
 
@@ -104,27 +104,28 @@ def side_by_side(
     """
     file = Path(build.__code__.co_filename).resolve()
     task = {"build": [str(file), build.__name__], "arguments": arguments}
-    found = [
-        _process({**task, "against": against, "first": n}) for n in range(PROCESSES)
+    results = [
+        _start_process({**task, "against": against, "first": n})
+        for n in range(PROCESSES)
     ]
     arms = {}
-    for name in found[0]["seconds"]:
-        ratios = [f["ratio"][name] for f in found]
+    for name in results[0]["seconds"]:
+        ratios = [f["ratio"][name] for f in results]
         arms[name] = {
             "name": name,
-            "seconds": statistics.median(f["seconds"][name] for f in found),
+            "seconds": statistics.median(f["seconds"][name] for f in results),
             "ratio": statistics.median(ratios),
             "range": f"{min(ratios):.2f} to {max(ratios):.2f}",
         }
     return {
         "arms": arms,
-        "slower": [n for n in arms if all(f["ratio"][n] < 1 / 1.08 for f in found)],
-        "faster": [n for n in arms if all(f["ratio"][n] > 1.08 for f in found)],
-        "processes": found,
+        "slower": [n for n in arms if all(f["ratio"][n] < 1 / 1.08 for f in results)],
+        "faster": [n for n in arms if all(f["ratio"][n] > 1.08 for f in results)],
+        "processes": results,
     }
 
 
-def _process(task: Json) -> Json:
+def _start_process(task: Json) -> Json:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # Blocks of 64 KiB and more go back at once: the peak is what was in use.
     if "memory" in task:
@@ -141,7 +142,7 @@ def _process(task: Json) -> Json:
     return result
 
 
-def _one(task: Json) -> Json:
+def _run_task(task: Json) -> Json:
     """What one process does: `task` is what `beside_its_reference` or `side_by_side` made."""
     torch.manual_seed(0)
     if "build" in task:
@@ -250,4 +251,4 @@ def _seconds(run: Run, repeats: int) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_one(json.loads(sys.argv[1]))))
+    print(json.dumps(_run_task(json.loads(sys.argv[1]))))

@@ -45,8 +45,8 @@ def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(mapped(item, function) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        of = {key: mapped(item, function) for key, item in _fields(value).items()}
-        return replace(value, **of)
+        changes = {key: mapped(item, function) for key, item in _fields(value).items()}
+        return replace(value, **changes)
     return function(value)
 
 

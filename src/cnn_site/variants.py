@@ -27,7 +27,7 @@ from .equivalence import Comparison, compare
 from .evidence import load
 
 LARGE = 60_000_000  # parameters; of such two networks must never meet in memory
-Form = list[tuple[str, tuple[int, ...]]]  # names and shapes of all tensors, in order
+Tensors = list[tuple[str, tuple[int, ...]]]  # names and shapes of all tensors, in order
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ class Variant:
     def key(self) -> str:
         return self.make.__name__
 
-    def held_against(self) -> nn.Module:
+    def build_reference(self) -> nn.Module:
         """The reference, as its library builds it; skips the test where timm is missing."""
         if self.reference is None:
             raise ValueError(f"{self.key} has no reference")
         return reference(self.reference, **self.options)
 
-    def form(self) -> dict[str, Any]:
+    def check_structure(self) -> dict[str, Any]:
         """Parameters and MACs, after names, shapes, order and MACs were found equal on the meta device."""
-        mine, params, macs = _form(self.make, self.pixels)
+        mine, params, macs = _structure(self.make, self.pixels)
         row = {
             "name": self.title,
             "params": params,
@@ -88,25 +88,25 @@ class Variant:
                 f"{self.key}: {params:,} parameters and {macs:,} MACs, expected {self.counts[0]:,} and {self.counts[1]:,}"
             )
             return row
-        others, _, expected_macs = self._reference_form()
-        told = f"{self.key} and {self.reference}"
+        others, _, expected_macs = self._reference_structure()
+        label = f"{self.key} and {self.reference}"
         assert len(mine) == len(others), (
-            f"{told}: {len(mine)} and {len(others)} tensors"
+            f"{label}: {len(mine)} and {len(others)} tensors"
         )
         for (name, shape), (other, expected) in zip(mine, others, strict=True):
             same = name == other or self.match == "order"
             assert same and shape == expected, (
-                f"{told}: {name} {shape} and {other} {expected}"
+                f"{label}: {name} {shape} and {other} {expected}"
             )
-        assert macs == expected_macs, f"{told}: {macs:,} and {expected_macs:,} MACs"
+        assert macs == expected_macs, f"{label}: {macs:,} and {expected_macs:,} MACs"
         return {**row, "net": self.net}
 
-    def _reference_form(self) -> tuple[Form, int, int]:
+    def _reference_structure(self) -> tuple[Tensors, int, int]:
         """The reference's form, kept under .cache for this version of its library, of torch and of the counting."""
         assert self.reference is not None
         library = self.reference.partition(".")[0]
         if library not in ("torchvision", "timm"):
-            return _form(self.held_against, self.pixels)
+            return _structure(self.build_reference, self.pixels)
         version = importlib.metadata.version(library)
         counting = Path(model_cost.__code__.co_filename).read_bytes()
         parts = [self.reference, dict(self.options), self.pixels, torch.__version__]
@@ -114,10 +114,10 @@ class Variant:
         folder = ROOT / ".cache" / "reference" / f"{library}-{version}"
         path = folder / f"{self.reference}-{key}.json"
         if not path.exists():
-            found = _form(self.held_against, self.pixels)
+            structure = _structure(self.build_reference, self.pixels)
             folder.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")  # another process may write too
-            draft.write_text(json.dumps(found), encoding="utf-8")
+            draft.write_text(json.dumps(structure), encoding="utf-8")
             draft.replace(path)
         tensors, params, macs = json.loads(path.read_text(encoding="utf-8"))
         return [(name, tuple(shape)) for name, shape in tensors], params, macs
@@ -128,14 +128,16 @@ class Variant:
         row = load(slug).get("computed", {}).get("cost", {}).get(self.key)
         return row["params"] > LARGE if row else self.net != "fast"
 
-    def hold(self, evidence: Any, images: Tensor, settings: str = "") -> Comparison:
+    def check_equal(
+        self, evidence: Any, images: Tensor, settings: str = ""
+    ) -> Comparison:
         """Compare in full, or by outputs in float32, with every dropout and drop-path rate at 0; write the record."""
         with NoInit():  # compare() draws every tensor anew
-            ours, theirs = self.make(), self.held_against()
+            ours, theirs = self.make(), self.build_reference()
         still = without_drawing(ours) + without_drawing(theirs)
         full = self.net != "outputs"
         precision = torch.float64 if full else torch.float32
-        found = compare(
+        comparison = compare(
             ours,
             theirs,
             images,
@@ -145,18 +147,18 @@ class Variant:
             outputs=self.outputs,
         )
         options = [f"{k}={v!r}" for k, v in self.options.items()]
-        told = [
+        all_settings = [
             *options,
             *["dropout and drop path 0"] * bool(still),
             *[settings] * bool(settings),
         ]
         evidence.equivalent(
             self.key,
-            found,
+            comparison,
             reference=self.reference,
-            settings="; ".join(told) or "defaults" * (not found.settings),
+            settings="; ".join(all_settings) or "defaults" * (not comparison.settings),
         )
-        return found
+        return comparison
 
 
 def dotted(make: Callable[..., Any]) -> str:
@@ -164,7 +166,7 @@ def dotted(make: Callable[..., Any]) -> str:
     return f"{make.__module__}.{make.__qualname__}"
 
 
-def each(variants: Iterable[Variant]) -> pytest.MarkDecorator:
+def each_variant(variants: Iterable[Variant]) -> pytest.MarkDecorator:
     """Runs a test with every variant as `variant`; those that are not "fast" in the slow suite, large ones in one worker."""
 
     def marks(variant: Variant) -> list[pytest.MarkDecorator]:
@@ -215,7 +217,7 @@ class NoInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _form(make: Callable[[], nn.Module], pixels: int) -> tuple[Form, int, int]:
+def _structure(make: Callable[[], nn.Module], pixels: int) -> tuple[Tensors, int, int]:
     """Names and shapes of all tensors, parameters and MACs, on the meta device: nothing is computed."""
     with torch.device("meta"):
         network, image = make().eval(), torch.empty(1, 3, pixels, pixels)

@@ -83,7 +83,7 @@ def layers_of(model: nn.Module) -> dict[str, dict[str, object]]:
 def test_names_shapes_order_and_cost_are_torchvisions_and_the_papers_are_near(
     evidence,
 ) -> None:
-    rows = {variant.key: variant.form() for variant in VARIANTS}
+    rows = {variant.key: variant.check_structure() for variant in VARIANTS}
     with torch.device("meta"):
         found = model_cost(alexnet_paper().eval(), torch.empty(1, 3, 224, 224))
     assert found.params == 60_965_224  # "60 million parameters"
@@ -131,7 +131,7 @@ def test_with_narrow_linear_layers_it_computes_what_torchvision_computes(
     evidence,
 ) -> None:
     with torch.device("meta"):
-        theirs = SMALLEST.held_against()
+        theirs = SMALLEST.build_reference()
     head = theirs.classifier
     head[1], head[4], head[6] = (
         nn.Linear(9216, 24),

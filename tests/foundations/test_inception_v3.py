@@ -88,7 +88,7 @@ def weights(module: nn.Module) -> int:
 
 
 def test_names_shapes_order_and_cost_are_torchvisions(evidence) -> None:
-    evidence.computed("cost", {v.key: v.form() for v in VARIANTS})
+    evidence.computed("cost", {v.key: v.check_structure() for v in VARIANTS})
 
 
 def test_the_paper_tells_its_size_without_the_auxiliary_head(evidence) -> None:

@@ -133,7 +133,7 @@ def test_widths_parameters_and_maps_are_those_of_the_authors_network(evidence) -
     assert [row["maps"].split(" × ")[1] for row in rows.values()] == (
         ["32"] * 3 + ["16"] * 3 + ["8"] * 3
     )
-    cost = {v.key: v.form() for v in VARIANTS}
+    cost = {v.key: v.check_structure() for v in VARIANTS}
     for key in ("params", "macs"):
         assert sum(row[key] for row in rows.values()) == cost["network_in_network"][key]
     evidence.computed("cost", cost)

@@ -73,7 +73,7 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
         depth = int(variant.key[3:5])
         counted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         assert len(counted) == depth  # table 1: weight layers
-        row = variant.form()
+        row = variant.check_structure()
         assert round(row["params"] / 1e6) == MILLIONS[depth]
         linear = sum(p.numel() for p in model.classifier.parameters())
         rows[variant.key] = {
@@ -109,7 +109,7 @@ def test_where_the_parameters_and_the_multiply_adds_of_vgg16_are(evidence) -> No
         name = f"linear {number - 5}"
         rows[f"fc{number}"] = {"name": name, "params": params, "macs": macs}
         rows[f"fc{number}"]["outputs"] = outputs
-    cost = VARIANTS[MAKERS.index(vgg16)].form()
+    cost = VARIANTS[MAKERS.index(vgg16)].check_structure()
     assert sum(row["params"] for row in rows.values()) == cost["params"]
     assert sum(row["macs"] for row in rows.values()) == cost["macs"]
     for row in rows.values():
@@ -133,7 +133,7 @@ def test_with_narrow_linear_layers_it_computes_what_torchvision_computes(
     variant: Variant, evidence
 ) -> None:
     with torch.device("meta"):
-        theirs = variant.held_against()
+        theirs = variant.build_reference()
     head = theirs.classifier
     head[0], head[3], head[6] = (
         nn.Linear(25088, 16),

@@ -20,9 +20,10 @@ from torch.utils.tensorboard import SummaryWriter
 from cnn_lab import networks, show
 from cnn_lab.augment import NAMES as AUGMENTATIONS
 from cnn_lab.cli import main
-from cnn_lab.recipe import Optimizer, Recipe, Schedule
+from cnn_lab.recipe import Optimizer, Recipe, Schedule, Settings
+from cnn_lab.saved import CONFIG, LAST, RESULT
 from cnn_lab.show import Bar, Lines
-from cnn_lab.train import CONFIG, LAST, RESULT, Settings, train
+from cnn_lab.train import train
 
 DOCS = Path(__file__).parents[2] / "docs"
 TINY = ["ResNet(BasicBlock, (1,), width=4, small_images=True)", "--size", "8"]
@@ -253,8 +254,8 @@ def test_a_stream_decides_whether_there_is_a_bar(
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert type(show.on(io.StringIO())) is Lines
-    assert type(show.on(Terminal())) is Bar
+    assert type(show.display_for(io.StringIO())) is Lines
+    assert type(show.display_for(Terminal())) is Bar
 
 
 def test_a_run_that_goes_on_shows_the_steps_that_are_made_already() -> None:

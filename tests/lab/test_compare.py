@@ -16,7 +16,7 @@ import torch
 from cnn_lab import cli, compare
 from cnn_lab import train as training
 from cnn_lab.recipe import Recipe
-from cnn_lab.train import Refused, Stopped
+from cnn_lab.stop import Refused, Stopped
 from cnn_site import ROOT
 
 NETWORK = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
@@ -72,17 +72,17 @@ def test_seeds_are_the_outer_loop_and_what_is_done_is_not_done_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made: list[tuple[int, float]] = []
-    walk = training._walk  # the training itself
+    train_steps = training._train_epochs  # the training itself
 
     def counted(run: Any, recipe: Recipe, *rest: Any) -> None:
         if len(made) == 3 and not stopped:
             stopped.append(True)
             raise Stopped("told to stop")
         made.append((recipe.seed, recipe.mixup))
-        walk(run, recipe, *rest)
+        train_steps(run, recipe, *rest)
 
     stopped: list[bool] = []
-    monkeypatch.setattr(training, "_walk", counted)
+    monkeypatch.setattr(training, "_train_epochs", counted)
     with pytest.raises(Stopped, match=r"run 4 of 4.*the same command"):
         compare.compare(BASE, [MIXUP], tmp_path, seeds=2)
     assert not (tmp_path / "compare.json").exists()
@@ -108,16 +108,16 @@ def test_arms_of_one_seed_begin_with_the_same_weights_and_see_the_same_batches(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
-    walk = training.walk
+    train_steps = training.train_steps
 
     def watched(model: Any, source: Any, **options: Any) -> Any:
         rows: list[torch.Tensor] = []
         take = source.take
         source.take = lambda r, d: rows.append(r) or take(r, d)
         seen.append(([p.detach().clone() for p in model.parameters()], rows))
-        return walk(model, source, **options)
+        return train_steps(model, source, **options)
 
-    monkeypatch.setattr(training, "walk", watched)
+    monkeypatch.setattr(training, "train_steps", watched)
     compare.compare(BASE, [SMOOTH], tmp_path, seeds=2)
     (w0, r0), (w1, r1), (w2, r2), (w3, r3) = seen
     assert r0

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cnn_lab.train
+import cnn_lab.prepare
 from cnn_lab import cli, curves
 from cnn_lab.curves import NAMES, draw, rates
 from cnn_lab.recipe import Recipe, Schedule, Strategy, make_schedule
+from cnn_lab.saved import RESULT
 from cnn_lab.show import Silent
-from cnn_lab.train import RESULT, Stopped, train
+from cnn_lab.stop import Stopped
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 RECIPE = Recipe(TINY, size=8, epochs=3, batch_size=300)  # 4 steps an epoch
@@ -49,7 +51,7 @@ def test_the_rates_are_those_of_the_run(
         )
         return made
 
-    monkeypatch.setattr(cnn_lab.train, "make_schedule", watched)
+    monkeypatch.setattr(cnn_lab.prepare, "make_schedule", watched)
     warmup = 0 if schedule == Schedule.one_cycle else 1
     recipe = replace(RECIPE, schedule=schedule, strategy=strategy, warmup=warmup)
     result = train(recipe, tmp_path)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from cnn_lab import checkpoint, cli
 from cnn_lab.checkpoint import NotACheckpoint
-from cnn_lab.evaluate import SCORES, evaluate, measures, opened
+from cnn_lab.evaluate import SCORES, evaluate, load_network, measures
 from cnn_lab.recipe import Recipe
 from cnn_lab.report import draw
-from cnn_lab.train import LAST, train
+from cnn_lab.saved import LAST
+from cnn_lab.train import train
 from cnn_techniques.evaluation import confusion_matrix, f1_score, precision, recall
 
 SMALL = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
@@ -137,7 +138,7 @@ def test_few_classes_have_no_top_5() -> None:
 
 
 def test_the_mean_of_the_weights_is_what_is_evaluated(run: Path) -> None:
-    model, state = opened(run)
+    model, state = load_network(run)
     assert not model.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state["weight_ema"][f"module.{name}"]), name
@@ -153,7 +154,7 @@ def test_a_checkpoint_without_a_layer_is_none(run: Path, tmp_path: Path) -> None
     del state["weight_ema"][next(n for n in state["weight_ema"] if "weight" in n)]
     checkpoint.save(tmp_path / "broken", state)
     with pytest.raises(NotACheckpoint, match="does not hold its network"):
-        opened(tmp_path / "broken")
+        load_network(tmp_path / "broken")
 
 
 def test_other_classes_are_refused_with_the_first_that_differs(

@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from cnn_lab import checkpoint, cli, networks
-from cnn_lab.evaluate import opened
+from cnn_lab.evaluate import load_network
 from cnn_lab.export import export
 from cnn_lab.fit import BadData
 from cnn_lab.recipe import Recipe
+from cnn_lab.saved import LAST
 from cnn_lab.sources import normalised
-from cnn_lab.train import LAST, Refused, train
+from cnn_lab.stop import Refused
+from cnn_lab.train import train
 
 SMALL = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 
@@ -105,7 +107,7 @@ def test_the_file_is_used_with_onnxruntime_and_numpy_alone(
     run: Path, tmp_path: Path
 ) -> None:
     export(run, tmp_path / "net.onnx")
-    model, state = opened(run)
+    model, state = load_network(run)
     image = torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8)
     np.save(tmp_path / "image.npy", image[0].permute(1, 2, 0).numpy())
     with torch.no_grad():

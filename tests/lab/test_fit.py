@@ -8,19 +8,19 @@ from torch.nn import functional as F
 
 from cnn_lab.fit import (
     BadData,
-    Here,
+    EvaluationBatches,
     InMemory,
-    InOrder,
-    Plan,
+    SingleProcess,
     Step,
+    TrainingBatches,
     accuracy,
     fit,
     generator,
-    loaded,
+    load_batches,
     predict,
     steps,
     to_train,
-    walk,
+    train_steps,
 )
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
@@ -209,14 +209,14 @@ def test_predict_refuses_other_outputs() -> None:
 
 
 def walked(model: nn.Module, **settings: Any) -> list[Step]:
-    given = {
+    options = {
         "source": InMemory(X, Y),
         "epochs": 3,
         "batch_size": 16,
         "optimizer": sgd(model),
         "seed": 4,
     } | settings
-    return list(walk(model, **given))
+    return list(train_steps(model, **options))
 
 
 def noisy(images: Tensor, draws: Tensor) -> Tensor:
@@ -228,10 +228,12 @@ def test_a_run_goes_on_from_any_step_without_making_the_steps_before(done: int) 
     source = InMemory(X, Y, noisy, draws=6)
     whole, parted = network(dropout=0.5), network(dropout=0.5)
     told = walked(whole, source=source)
-    steps = walk(parted, source, epochs=3, batch_size=16, optimizer=sgd(parted), seed=4)
+    steps = train_steps(
+        parted, source, epochs=3, batch_size=16, optimizer=sgd(parted), seed=4
+    )
     first = [next(steps) for _ in range(done)]
     steps.close()
-    rest = walked(parted, source=source, done=done)
+    rest = walked(parted, source=source, start_step=done)
     assert first + rest == told and len(told) == 12
     assert all(
         torch.equal(a, b)
@@ -271,7 +273,7 @@ def test_what_comes_before_an_epoch_is_told_which_one() -> None:
         to_train(model, epoch)
 
     walked(network(), before_epoch=before)
-    walked(network(), before_epoch=before, done=5)  # in the second epoch
+    walked(network(), before_epoch=before, start_step=5)  # in the second epoch
     assert epochs == [1, 2, 3, 2, 3]
 
 
@@ -280,15 +282,19 @@ def test_the_shares_of_a_batch_are_all_of_it_and_disjoint(
     count: int, processes: int
 ) -> None:
     rows = torch.arange(count)
-    for step in range(len(Plan(InMemory(rows, rows), 0, 1, 16, Here(CPU)))):
+    for step in range(
+        len(TrainingBatches(InMemory(rows, rows), 0, 1, 16, SingleProcess(CPU)))
+    ):
         shares, sizes = [], []
         for rank in range(processes):
-            plan = Plan(InMemory(rows, rows), 0, 1, 16, Here(CPU, processes, rank))
+            plan = TrainingBatches(
+                InMemory(rows, rows), 0, 1, 16, SingleProcess(CPU, processes, rank)
+            )
             images, targets = plan[step]
             assert torch.equal(images, targets) and len(images) >= 1
             sizes.append(plan.share(step))
             shares += images[: plan.share(step)].tolist()  # the rest is lent
-        one = Plan(InMemory(rows, rows), 0, 1, 16, Here(CPU))
+        one = TrainingBatches(InMemory(rows, rows), 0, 1, 16, SingleProcess(CPU))
         assert sorted(shares) == sorted(one[step][0].tolist())
         assert sum(sizes) == one.size(step)
 
@@ -299,8 +305,11 @@ def test_a_test_meets_every_image_once_in_any_number_of_processes() -> None:
         met = [
             row
             for rank in range(processes)
-            for x, _ in loaded(
-                InOrder(InMemory(rows, rows), 16, Here(CPU, processes, rank)), 0
+            for x, _ in load_batches(
+                EvaluationBatches(
+                    InMemory(rows, rows), 16, SingleProcess(CPU, processes, rank)
+                ),
+                0,
             )
             for row in x.tolist()
         ]
@@ -313,16 +322,16 @@ def test_a_test_meets_every_image_once_in_any_number_of_processes() -> None:
 def ascend_first(rho: float) -> Callable[..., None]:
     """Sharpness-aware minimisation: the gradient at the worst point within rho."""
 
-    def update(loss, optimizer, machine) -> None:
+    def update(loss, optimizer, accelerator) -> None:
         parameters = [p for g in optimizer.param_groups for p in g["params"]]
         optimizer.zero_grad()
-        machine.backward(loss())
+        accelerator.backward(loss())
         norm = torch.stack([p.grad.norm() for p in parameters]).norm()
         away = [rho / norm * p.grad for p in parameters]
         with torch.no_grad():
             torch._foreach_add_(parameters, away)
         optimizer.zero_grad()
-        machine.backward(loss())
+        accelerator.backward(loss())
         with torch.no_grad():
             torch._foreach_sub_(parameters, away)
         optimizer.step()
@@ -351,9 +360,9 @@ def test_an_update_may_ask_for_the_loss_twice() -> None:
 
 
 def test_an_update_may_clip_gradients() -> None:
-    def clipped(loss, optimizer, machine) -> None:
+    def clipped(loss, optimizer, accelerator) -> None:
         optimizer.zero_grad()
-        machine.backward(loss())
+        accelerator.backward(loss())
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 0.01)
         optimizer.step()
 
@@ -367,10 +376,10 @@ def test_an_update_may_clip_gradients() -> None:
 def test_an_update_may_add_up_the_gradients_of_several_batches() -> None:
     waiting = [0]
 
-    def every_second(loss, optimizer, machine) -> None:
+    def every_second(loss, optimizer, accelerator) -> None:
         if waiting[0] % 2 == 0:
             optimizer.zero_grad()
-        machine.backward(loss() / 2)
+        accelerator.backward(loss() / 2)
         waiting[0] += 1
         if waiting[0] % 2 == 0:
             optimizer.step()
@@ -383,7 +392,7 @@ def test_an_update_may_add_up_the_gradients_of_several_batches() -> None:
 
 
 def test_a_loss_that_is_not_finite_in_a_later_call_stops_the_run() -> None:
-    def twice(loss, optimizer, machine) -> None:
+    def twice(loss, optimizer, accelerator) -> None:
         loss()
         with torch.no_grad():
             model[0].weight.fill_(float("inf"))
@@ -396,7 +405,7 @@ def test_a_loss_that_is_not_finite_in_a_later_call_stops_the_run() -> None:
 
 def test_an_update_without_a_loss_is_refused() -> None:
     with pytest.raises(ValueError, match=r"call loss\(\)"):
-        train(network(), update=lambda loss, optimizer, machine: None)
+        train(network(), update=lambda loss, optimizer, accelerator: None)
 
 
 def test_what_steps_by_a_measure_is_told_of_every_epoch() -> None:

@@ -27,19 +27,11 @@ from PIL import Image
 import cnn_lab.cli
 from cnn_lab import checkpoint
 from cnn_lab.curves import NAMES
-from cnn_lab.recipe import Recipe
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import BEST, CONFIG, LAST, PHOTOS, RESULT
 from cnn_lab.show import Silent
-from cnn_lab.train import (
-    BEST,
-    CONFIG,
-    LAST,
-    PHOTOS,
-    RESULT,
-    Refused,
-    Settings,
-    Stopped,
-    train,
-)
+from cnn_lab.stop import Refused, Stopped
+from cnn_lab.train import train
 
 FILES = (LAST, BEST, PHOTOS)  # the rest tells of times
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"

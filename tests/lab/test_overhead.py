@@ -23,8 +23,9 @@ from cnn_lab import train as training
 from cnn_lab.data import digits
 from cnn_lab.fit import InMemory, generator
 from cnn_lab.recipe import Recipe
+from cnn_lab.saved import LAST
 from cnn_lab.show import Lines
-from cnn_lab.train import LAST, train
+from cnn_lab.train import train
 from cnn_site.evidence import Evidence
 
 

@@ -18,14 +18,16 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 import cnn_lab.cli
 from cnn_lab import checkpoint, own
-from cnn_lab import train as training
-from cnn_lab.evaluate import evaluate, opened
+from cnn_lab.evaluate import evaluate, load_network
 from cnn_lab.export import export
-from cnn_lab.fit import BadData, Here, Plan
+from cnn_lab.fit import BadData, SingleProcess, TrainingBatches
 from cnn_lab.own import GIVEN, Datasets, data_set, is_code
-from cnn_lab.recipe import Recipe, Strategy
+from cnn_lab.prepare import workers_for
+from cnn_lab.recipe import Recipe, Settings, Strategy
+from cnn_lab.saved import BEST, CONFIG, LAST
 from cnn_lab.show import Silent
-from cnn_lab.train import BEST, CONFIG, LAST, Refused, Settings, Stopped, train
+from cnn_lab.stop import Refused, Stopped
+from cnn_lab.train import train
 
 NETS = """
 import torch
@@ -222,7 +224,7 @@ def test_a_checkpoint_alone_has_no_code_run(
         sys.modules.pop(module)
         (here / f"{module}.py").write_text("raise SystemExit('it was run')")
     with pytest.raises(ValueError, match=r"trust that code.*--network nets:small"):
-        opened(here / "run" / LAST)
+        load_network(here / "run" / LAST)
     with pytest.raises(BadData, match=r"trust that code.*--data noisy:noise"):
         evaluate(here / "run" / LAST, model=small_of_2())
 
@@ -317,7 +319,10 @@ def test_what_an_image_draws_follows_from_its_step_and_leaves_no_trace() -> None
     _seed()
     expected = _drawn()
     _seed()
-    plans = [Plan(source, 0, epoch, 20, Here(torch.device("cpu"))) for epoch in (1, 2)]
+    plans = [
+        TrainingBatches(source, 0, epoch, 20, SingleProcess(torch.device("cpu")))
+        for epoch in (1, 2)
+    ]
     first, again, later = plans[0][1], plans[0][1], plans[1][1]
     assert first[0].equal(again[0])
     order = [sorted(batch[0].flatten().tolist()) for batch in (first, later)]
@@ -500,5 +505,5 @@ def test_what_cannot_be_sent_to_spawned_workers_is_refused(
 
 def test_workers_are_none_unless_asked_for() -> None:
     found = data_set(noisy_data())
-    assert training.workers_for(Settings(), found) == 0
-    assert training.workers_for(Settings(workers=3), found) == 3
+    assert workers_for(Settings(), found) == 0
+    assert workers_for(Settings(workers=3), found) == 3

@@ -19,13 +19,15 @@ from cnn_lab import checkpoint
 from cnn_lab.augment import NAMES as AUGMENTATIONS
 from cnn_lab.evaluate import evaluate
 from cnn_lab.fit import BadData
-from cnn_lab.photos import Look, Photos, parts, read, scan
-from cnn_lab.recipe import Recipe
-from cnn_lab.sources import Names, changes, open_data
-from cnn_lab.train import LAST, PHOTOS, Refused, Settings, train
+from cnn_lab.photos import InputFormat, Photos, parts, read, scan
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import LAST, PHOTOS
+from cnn_lab.sources import PhotoNames, open_data, photo_changes
+from cnn_lab.stop import Refused
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
-PLAIN = Look(3, 16, (0.0,) * 3, (1.0,) * 3)
+PLAIN = InputFormat(3, 16, (0.0,) * 3, (1.0,) * 3)
 
 
 def photos(
@@ -124,7 +126,9 @@ def test_a_thin_image_takes_no_more_memory_than_the_size_asked_for(
 ) -> None:
     Image.fromarray(np.full((*shape, 3), 7, np.uint8)).save(tmp_path / "a.png")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    source = Photos([(str(tmp_path / "a.png"), 0)], Look(3, 64, *[(0.5,) * 3] * 2))
+    source = Photos(
+        [(str(tmp_path / "a.png"), 0)], InputFormat(3, 64, *[(0.5,) * 3] * 2)
+    )
     out, _ = source.take(torch.tensor([0]), torch.zeros(1, 0))
     # Resized whole it would be 74 by 490,000: 100 MB of bytes, 400 as numbers.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
@@ -287,9 +291,9 @@ def test_going_on_with_other_photos_is_refused_with_what_has_changed(
 
 
 def test_many_changes_are_told_shortly() -> None:
-    then = Names([f"a/{n}" for n in range(9)], [])
-    assert changes(then, then.train) == ""
-    assert changes(then, ["a/0"]) == "8 photos are gone (a/1, a/2, a/3, ...)"
+    then = PhotoNames([f"a/{n}" for n in range(9)], [])
+    assert photo_changes(then, then.train) == ""
+    assert photo_changes(then, ["a/0"]) == "8 photos are gone (a/1, a/2, a/3, ...)"
 
 
 def test_an_epoch_whose_testing_fails_is_kept_and_tested_later(
@@ -320,7 +324,7 @@ def test_what_a_loading_process_gets_can_be_pickled(tmp_path: Path) -> None:
     names = [name for name in AUGMENTATIONS]
     for data in (
         open_data(f"folder:{folder}", PLAIN, augment=names),
-        open_data("digits", Look(1, 8), augment=names),
+        open_data("digits", InputFormat(1, 8), augment=names),
     ):
         again = pickle.loads(pickle.dumps(data))
         for source, other in ((data.train, again.train), (data.test, again.test)):

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from cnn_lab.recipe import Recipe
-from cnn_lab.train import LAST, train
+from cnn_lab.saved import LAST
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 # Runs each command of a list in one process that has no fcntl, nor what else Windows'
@@ -25,7 +26,7 @@ def no_folders(path, *given, **options):
     return real(path, *given, **options)
 import torch  # what other libraries need of POSIX is theirs
 import cnn_lab.cli
-assert "fcntl" not in vars(cnn_lab.train)
+assert not any("fcntl" in vars(module) for module in (cnn_lab.train, cnn_lab.stop))
 del signal.SIGHUP, os.O_DIRECTORY
 os.open = no_folders
 ended = []

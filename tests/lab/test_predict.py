@@ -13,10 +13,11 @@ from torch import Tensor
 
 from cnn_lab import checkpoint, cli
 from cnn_lab.data import digits
-from cnn_lab.evaluate import data_of, evaluate, opened
+from cnn_lab.evaluate import evaluate, evaluation_data, load_network
 from cnn_lab.predict import BATCH, predict
-from cnn_lab.recipe import Recipe
-from cnn_lab.train import LAST, Settings, train
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import LAST
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 HERE = Settings(workers=0)
@@ -61,8 +62,8 @@ def cnn_lab(monkeypatch: pytest.MonkeyPatch, *asked: object) -> int:
 
 def as_given(path: Path) -> tuple[Tensor, list[str]]:
     """The probabilities of the test part, computed from the images that a test is given."""
-    model, state = opened(path)
-    data, _ = data_of(path, model, state, "", HERE)
+    model, state = load_network(path)
+    data, _ = evaluation_data(path, model, state, "", HERE)
     rows = torch.arange(len(data.test))
     images, _ = data.test.take(rows, torch.empty(len(rows), 0))
     with torch.no_grad():

@@ -18,9 +18,12 @@ import pytest
 import torch
 
 from cnn_lab import checkpoint
-from cnn_lab.fit import Here, InMemory, InOrder, Plan
-from cnn_lab.recipe import Recipe
-from cnn_lab.train import LAST, RESULT, Settings, accuracy, prepared, train
+from cnn_lab.fit import EvaluationBatches, InMemory, SingleProcess, TrainingBatches
+from cnn_lab.prepare import prepared
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import LAST, RESULT
+from cnn_lab.scores import accuracy
+from cnn_lab.train import train
 
 # 12 steps an epoch, of 109 images; the last has one, less than there are processes.
 OPTIONS = {
@@ -46,7 +49,9 @@ def shares(count: int, batch: int, processes: int) -> list[list[list[int]]]:
     source = InMemory(torch.arange(count), torch.arange(count))
     found = []
     for rank in range(processes):
-        plan = Plan(source, 0, 1, batch, Here(torch.device("cpu"), processes, rank))
+        plan = TrainingBatches(
+            source, 0, 1, batch, SingleProcess(torch.device("cpu"), processes, rank)
+        )
         steps = []
         for step in range(len(plan)):
             images, labels = plan[step]  # type: ignore[misc]
@@ -79,7 +84,9 @@ def test_an_image_is_augmented_alike_at_any_process() -> None:
     for processes in (1, 3):
         drawn: dict[int, float] = {}
         for rank in range(processes):
-            plan = Plan(source, 0, 1, 6, Here(torch.device("cpu"), processes, rank))
+            plan = TrainingBatches(
+                source, 0, 1, 6, SingleProcess(torch.device("cpu"), processes, rank)
+            )
             for step in range(len(plan)):
                 rows = plan[step][0][: plan.share(step)]  # type: ignore[index]
                 drawn |= {int(row): draw for row, draw in rows.tolist()}
@@ -92,7 +99,9 @@ def test_an_image_is_augmented_alike_at_any_process() -> None:
 def test_every_test_image_is_counted_once(processes: int) -> None:
     source, found = InMemory(torch.arange(10), torch.arange(10)), []
     for rank in range(processes):
-        parts = InOrder(source, 4, Here(torch.device("cpu"), processes, rank))
+        parts = EvaluationBatches(
+            source, 4, SingleProcess(torch.device("cpu"), processes, rank)
+        )
         found += [row for n in range(len(parts)) for row in parts[n][0].tolist()]  # type: ignore[index]
     assert sorted(found) == list(range(10))
 
@@ -230,7 +239,7 @@ def _scored(path: Path, network: str) -> float:
     try:
         model, data = prepared(Recipe(network), Settings())
         model.load_state_dict(state["model"])
-        return accuracy(model, data.test, Here(torch.device("cpu")))
+        return accuracy(model, data.test, SingleProcess(torch.device("cpu")))
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -16,19 +16,23 @@ from torchvision.transforms import v2
 from cnn_lab import checkpoint, networks
 from cnn_lab import train as training
 from cnn_lab.fit import generator
+from cnn_lab.prepare import prepared
 from cnn_lab.recipe import (
     Optimizer,
     Precision,
     Recipe,
     Schedule,
+    Settings,
     Strategy,
     make_loss,
     make_mix,
     make_optimizer,
     make_schedule,
 )
+from cnn_lab.saved import LAST
 from cnn_lab.show import Silent
-from cnn_lab.train import LAST, Refused, train
+from cnn_lab.stop import Refused
+from cnn_lab.train import train
 from cnn_techniques.training import Mixup
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
@@ -339,7 +343,7 @@ def test_the_mean_of_the_weights_is_the_one_written_by_hand(
         assert torch.equal(state["model"][name], kept[-1][name])
     # What is tested is the mean.
     recipe = tiny(weight_ema=0.8, batch_size=100)
-    model, data = training.prepared(recipe, training.Settings())
+    model, data = prepared(recipe, Settings())
     averaged = swa_utils.AveragedModel(model)
     averaged.load_state_dict(state["weight_ema"])
     images, labels = data.test.take(torch.arange(len(data.test)), torch.empty(597, 0))

@@ -27,11 +27,13 @@ import cnn_lab.cli
 from cnn_lab import checkpoint
 from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.fit import BadData
-from cnn_lab.photos import Look
-from cnn_lab.recipe import Recipe
+from cnn_lab.photos import InputFormat
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import CONFIG, LAST, RESULT
 from cnn_lab.show import Silent
 from cnn_lab.sources import open_data
-from cnn_lab.train import CONFIG, LAST, RESULT, Refused, Settings, Stopped, train
+from cnn_lab.stop import Refused, Stopped
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 DIGITS = Recipe(TINY, size=8, epochs=2, batch_size=300)  # 4 steps an epoch
@@ -412,7 +414,7 @@ def test_a_damaged_image_is_bad_data_whatever_is_wrong(
     picture = folder / "train" / "cat" / f"0.{kind}"
     Image.fromarray(draw.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(picture)
     whole, refused = picture.read_bytes(), 0
-    look = Look(3, 16)
+    look = InputFormat(3, 16)
     source = open_data(f"folder:{folder}", look).train  # the cat is its first
     for _ in range(100):
         damaged = bytearray(whole[: int(draw.integers(len(whole)))])
@@ -511,7 +513,7 @@ def test_a_lack_of_memory_says_what_to_lower(
     def too_much(*given: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
-    monkeypatch.setattr("cnn_lab.train.walk", too_much)
+    monkeypatch.setattr("cnn_lab.train.train_steps", too_much)
     with pytest.raises((Refused, TypeError), match="lower --batch-size or --size"):
         train(DIGITS, tmp_path / "run")
 

@@ -20,11 +20,11 @@ from cnn_lab.augment import NAMES as AUGMENTATIONS
 from cnn_lab.cli import main
 from cnn_lab.data import digits
 from cnn_lab.fit import BadData
-from cnn_lab.photos import Look, Photos
+from cnn_lab.photos import InputFormat, Photos
 from cnn_lab.sources import LOADERS, DataSet, open_data
 
 COLOURS, SPREADS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-PLAIN = Look(3, 32, (0.0,) * 3, (1.0,) * 3)
+PLAIN = InputFormat(3, 32, (0.0,) * 3, (1.0,) * 3)
 
 
 def taken(source: Any, draws: int = 0) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ def write_cifar(
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_files_of_mnists_format_are_read(name: str, tmp_path: Path) -> None:
     parts = write_idx(tmp_path / LOADERS[name][1])
-    data = open_data(name, Look(1), root=tmp_path)
+    data = open_data(name, InputFormat(1), root=tmp_path)
     images = parts["train"][0]
     for source, (pictures, truth) in zip(
         (data.train, data.test), parts.values(), strict=True
@@ -112,7 +112,7 @@ def test_files_of_cifars_format_are_read(
     name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = write_cifar(tmp_path, LOADERS[name][0], classes, monkeypatch)
-    data = open_data(name, Look(3), root=tmp_path)
+    data = open_data(name, InputFormat(3), root=tmp_path)
     assert data.classes == [f"class {n}" for n in range(classes)]
     assert data.size == 32
     for source, (pictures, truth) in zip(
@@ -133,7 +133,7 @@ def test_a_changed_byte_in_a_file_of_cifar_is_noticed(
     file = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(BadData, match=r"cifar-10-batches-py or is damaged.*--download"):
-        open_data("cifar10", Look(3), root=tmp_path)
+        open_data("cifar10", InputFormat(3), root=tmp_path)
 
 
 def test_grey_is_given_as_equal_colours_and_colours_as_grey(
@@ -141,22 +141,22 @@ def test_grey_is_given_as_equal_colours_and_colours_as_grey(
 ) -> None:
     grey = write_idx(tmp_path / "MNIST/raw")["train"][0]
     colour = write_cifar(tmp_path, datasets.CIFAR10, 10, monkeypatch)["train"][0]
-    data = open_data("mnist", Look(3), root=tmp_path)
+    data = open_data("mnist", InputFormat(3), root=tmp_path)
     out = as_bytes(taken(data.train)[0], data)
     assert all(np.array_equal(out[:, c], grey) for c in range(3))
     assert len(data.mean) == len(data.std) == 3
-    data = open_data("cifar10", Look(1), root=tmp_path)
+    data = open_data("cifar10", InputFormat(1), root=tmp_path)
     out = as_bytes(taken(data.train)[0], data)[:, 0]
     luma = (colour * np.array([0.299, 0.587, 0.114])[:, None, None]).sum(1)
     assert np.abs(out - luma).max() < 1.1
     with pytest.raises(ValueError, match="2 channels, the images have 3"):
-        open_data("cifar10", Look(2), root=tmp_path)
+        open_data("cifar10", InputFormat(2), root=tmp_path)
 
 
 def test_images_are_resized_as_pillow_resizes_them(tmp_path: Path) -> None:
     grey = write_idx(tmp_path / "MNIST/raw")["t10k"][0]
     for size in (14, 40):
-        data = open_data("mnist", Look(1, size), root=tmp_path)
+        data = open_data("mnist", InputFormat(1, size), root=tmp_path)
         out = as_bytes(taken(data.test)[0], data)[:, 0]
         assert data.size == size
         for mine, scan in zip(out, grey, strict=True):
@@ -170,7 +170,7 @@ def test_statistics_that_a_start_brings_are_taken_instead_of_the_datas(
     tmp_path: Path,
 ) -> None:
     grey = write_idx(tmp_path / "MNIST/raw")["train"][0]
-    look = Look(1, None, (0.25,), (0.5,))
+    look = InputFormat(1, None, (0.25,), (0.5,))
     data = open_data("mnist", look, root=tmp_path)
     out, _ = taken(data.train)
     assert (data.mean, data.std) == ((0.25,), (0.5,))
@@ -180,12 +180,12 @@ def test_statistics_that_a_start_brings_are_taken_instead_of_the_datas(
 
 
 def test_digits_are_the_embedded_scans() -> None:
-    data = open_data("digits", Look(1, 8))
+    data = open_data("digits", InputFormat(1, 8))
     images, labels = digits("test", 8)
     out, targets = taken(data.test)
     assert np.array_equal(as_bytes(out, data), (images * 255).round().byte().numpy())
     assert torch.equal(targets, labels)
-    assert open_data("digits", Look(1)).size == 32
+    assert open_data("digits", InputFormat(1)).size == 32
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -194,14 +194,14 @@ def test_missing_files_are_told_with_their_place_and_the_cure(
 ) -> None:
     place = str(tmp_path / LOADERS[name][1])
     with pytest.raises(BadData, match=r"put its files there.*--download") as told:
-        open_data(name, Look(1), root=tmp_path)
+        open_data(name, InputFormat(1), root=tmp_path)
     assert place in str(told.value)
     assert "\n" not in str(told.value)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'imagenet'; expected one of digits, mnist"):
-        open_data("imagenet", Look(3))
+        open_data("imagenet", InputFormat(3))
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -234,7 +234,7 @@ def test_a_file_that_is_there_is_not_fetched_again(
 ) -> None:
     write_idx(tmp_path / "MNIST/raw")
     monkeypatch.setattr(socket, "getaddrinfo", None)
-    open_data("mnist", Look(1), root=tmp_path, download=True)
+    open_data("mnist", InputFormat(1), root=tmp_path, download=True)
 
 
 # --- photos --------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def test_the_test_part_is_cut_as_torchvision_cuts_it(
     h: int, w: int, tmp_path: Path
 ) -> None:
     photo(tmp_path / "a.png", h, w)
-    look = Look(3, None, (0.0,) * 3, (1.0,) * 3)
+    look = InputFormat(3, None, (0.0,) * 3, (1.0,) * 3)
     out, _ = taken(Photos([(str(tmp_path / "a.png"), 0)], look))
     usual = transforms.Compose(
         [transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]
@@ -390,12 +390,12 @@ def test_photos_have_imagenets_statistics_or_their_mean_for_a_grey_network(
     tmp_path: Path,
 ) -> None:
     folder(tmp_path, 2)
-    data = open_data(f"folder:{tmp_path}", Look(3, 32))
+    data = open_data(f"folder:{tmp_path}", InputFormat(3, 32))
     assert (data.mean, data.std) == (COLOURS, SPREADS)
     plain = open_data(f"folder:{tmp_path}", PLAIN)
     expected = transforms.Normalize(COLOURS, SPREADS)(taken(plain.test)[0])
     torch.testing.assert_close(taken(data.test)[0], expected)
-    grey = open_data(f"folder:{tmp_path}", Look(1, 32))
+    grey = open_data(f"folder:{tmp_path}", InputFormat(1, 32))
     assert grey.mean == pytest.approx((sum(COLOURS) / 3,))
     assert grey.std == pytest.approx((sum(SPREADS) / 3,))
     assert taken(grey.test)[0].shape == (2, 1, 32, 32)
@@ -439,7 +439,9 @@ def test_the_test_part_is_never_augmented(tmp_path: Path) -> None:
     plain = open_data(f"folder:{tmp_path}", PLAIN)
     assert augmented.test.draws == 0
     assert torch.equal(taken(augmented.test)[0], taken(plain.test)[0])
-    scans = [open_data("digits", Look(1, 8), augment=a) for a in ([], AUGMENTATIONS)]
+    scans = [
+        open_data("digits", InputFormat(1, 8), augment=a) for a in ([], AUGMENTATIONS)
+    ]
     assert torch.equal(taken(scans[0].test)[0], taken(scans[1].test)[0])
     assert scans[1].test.draws == 0
 

@@ -14,11 +14,12 @@ from rich.console import Console
 
 from cnn_lab import networks, show
 from cnn_lab.cli import main
-from cnn_lab.photos import Look
-from cnn_lab.recipe import Recipe
+from cnn_lab.photos import InputFormat
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import CONFIG, LAST, RESULT
 from cnn_lab.show import Bar, summary
 from cnn_lab.sources import open_data
-from cnn_lab.train import CONFIG, LAST, RESULT, Settings, train
+from cnn_lab.train import train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 IMAGE = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
@@ -51,17 +52,17 @@ def lab(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Any:
 
 
 def told_of(folder: Path) -> list[str]:
-    data = open_data(f"folder:{folder}", Look(3, 8))
+    data = open_data(f"folder:{folder}", InputFormat(3, 8))
     return summary(f"folder:{folder.name}", data).split("\n")
 
 
 def test_images_in_memory_are_told_in_one_line() -> None:
-    told = summary("digits", open_data("digits", Look(1, 8)))
+    told = summary("digits", open_data("digits", InputFormat(1, 8)))
     assert told == "digits: 10 classes, 1,200 images to learn from, 597 to test"
 
 
 def test_parts_stand_in_their_order_and_without_counts_there_are_totals() -> None:
-    data = open_data("digits", Look(1, 8))
+    data = open_data("digits", InputFormat(1, 8))
     counts = {"test": [1] * 10, "validation": [2] * 10, "train": [300] * 10}
     told = summary("digits", replace(data, counts=counts))
     expected = "3,000 images to learn from, 20 to choose by, 10 to test"
@@ -87,7 +88,7 @@ def test_classes_their_photos_and_what_was_left_out_are_told(tmp_path: Path) -> 
 
 def test_a_part_that_is_held_out_is_counted_as_such(tmp_path: Path) -> None:
     folder = photos(tmp_path / "pets", {"cat": 20, "dog": 10})
-    data = open_data(f"folder:{folder}", Look(3, 8))
+    data = open_data(f"folder:{folder}", InputFormat(3, 8))
     first, *classes = told_of(folder)
     train, test = data.counts["train"], data.counts["test"]
     assert [a + b for a, b in zip(train, test, strict=True)] == [20, 10]

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnn_lab.evaluate import data_of, opened
-from cnn_lab.fit import Here, InOrder, loaded
+from cnn_lab.evaluate import evaluation_data, load_network
+from cnn_lab.fit import EvaluationBatches, SingleProcess, load_batches
+from cnn_lab.recipe import Settings
 from cnn_lab.record import interval
-from cnn_lab.train import Settings
 from cnn_site import ROOT
 from cnn_site.evidence import Evidence
 
@@ -83,8 +83,8 @@ def run_by_onnxruntime(folder: str) -> dict[str, Any]:
     checkpoint, out = RUNS / folder / "last.safetensors", RUNS / folder / "model.onnx"
     asked = ["export", str(checkpoint), "--to", "onnx", "--root", root]
     subprocess.run([sys.executable, "-m", "cnn_lab", *asked], check=True)
-    model, state = opened(checkpoint)
-    data, _ = data_of(checkpoint, model, state, "", Settings(Path(root)))
+    model, state = load_network(checkpoint)
+    data, _ = evaluation_data(checkpoint, model, state, "", Settings(Path(root)))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(out, options)
@@ -95,7 +95,9 @@ def run_by_onnxruntime(folder: str) -> dict[str, Any]:
     seconds, found = {"torch": 0.0, "onnx": 0.0}, {"torch": [], "onnx": []}
     truth = []
     with torch.no_grad():
-        for images, labels in loaded(InOrder(data.test, 100, Here(CPU)), 0):
+        for images, labels in load_batches(
+            EvaluationBatches(data.test, 100, SingleProcess(CPU)), 0
+        ):
             truth.append(labels)
             for name, run in (("torch", model), ("onnx", by_onnx)):
                 start = time.process_time()

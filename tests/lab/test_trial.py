@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cnn_lab.trial import learn_by_heart, learn_digits, of_scores, trials
+from cnn_lab.trial import learn_by_heart, learn_digits, score_loss, trials
 
 
 def small(momentum: float = 0.1) -> nn.Module:
@@ -47,7 +47,7 @@ def test_auxiliary_scores_are_not_trained() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, x * torch.nan
 
-    loss = of_scores(Two(), torch.zeros(2, 10), torch.tensor([1, 2]))
+    loss = score_loss(Two(), torch.zeros(2, 10), torch.tensor([1, 2]))
     torch.testing.assert_close(loss, torch.tensor(10.0).log())
 
 

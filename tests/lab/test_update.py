@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 from cnn_lab import checkpoint
 from cnn_lab import train as training
-from cnn_lab.fit import BatchLoss, Here, cross_entropy, one_step
+from cnn_lab.fit import BatchLoss, SingleProcess, cross_entropy, one_step
 from cnn_lab.recipe import Recipe
+from cnn_lab.saved import LAST
 from cnn_lab.show import Silent
-from cnn_lab.train import LAST, Stopped, train
-from cnn_lab.update import InParts, make_update
+from cnn_lab.stop import Stopped
+from cnn_lab.train import train
+from cnn_lab.update import AccumulatedStep, make_update
 
 CPU = torch.device("cpu")
 
@@ -44,8 +46,8 @@ def slopes(
     if targets == "shares":
         y = torch.rand(count, 4).softmax(1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    loss = BatchLoss(cross_entropy, model, x, y, Here(CPU))
-    update(loss, optimizer, Here(CPU))
+    loss = BatchLoss(cross_entropy, model, x, y, SingleProcess(CPU))
+    update(loss, optimizer, SingleProcess(CPU))
     return [p.grad for p in model.parameters()], loss.values[0]  # type: ignore[misc]
 
 
@@ -57,7 +59,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(
     count: int, parts: int, targets: str
 ) -> None:
     expected, loss = slopes(one_step, count, targets)
-    found, told = slopes(InParts(parts), count, targets)
+    found, told = slopes(AccumulatedStep(parts), count, targets)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
     assert told == pytest.approx(loss, rel=1e-14)
@@ -66,7 +68,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(
 def test_the_mean_of_means_is_something_else() -> None:
     """What a step would be that counted parts of unequal size alike."""
 
-    def of_means(loss: BatchLoss, optimizer: Any, machine: Any) -> None:
+    def of_means(loss: BatchLoss, optimizer: Any, accelerator: Any) -> None:
         optimizer.zero_grad()
         for x, y in zip(
             loss.inputs.tensor_split(3), loss.targets.tensor_split(3), strict=True
@@ -83,7 +85,7 @@ def test_longer_gradients_are_shortened_and_others_are_not(parts: int) -> None:
     plain, _ = slopes(one_step, 13)
     norm = torch.stack([g.norm() for g in plain]).norm().item()
     for share in (0.3, 0.999, 1.001, 50):
-        found, _ = slopes(InParts(parts, share * norm), 13)
+        found, _ = slopes(AccumulatedStep(parts, share * norm), 13)
         for ours, theirs in zip(found, plain, strict=True):
             wanted = min(share, 1.0) * theirs
             torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=0)
@@ -100,8 +102,8 @@ class OfMany:
     seen: list[float]
     device: torch.device = CPU
 
-    autocast = Here.autocast
-    backward = Here.backward
+    autocast = SingleProcess.autocast
+    backward = SingleProcess.backward
 
     def reduce(self, tensor: Tensor, reduction: str = "sum") -> Tensor:
         assert reduction == "mean"
@@ -117,12 +119,12 @@ def test_parts_in_several_processes_add_up_too(count: int, processes: int) -> No
     total = [torch.zeros_like(g) for g in expected]
     seen: list[float] = []
     for rank in range(processes):
-        machine, mine = OfMany(rank, processes, seen), slice(rank, None, processes)
+        accelerator, mine = OfMany(rank, processes, seen), slice(rank, None, processes)
         own = deepcopy(model)
         part = len(x[mine]) * processes / count
-        batch = BatchLoss(cross_entropy, own, x[mine], y[mine], machine, part)
+        batch = BatchLoss(cross_entropy, own, x[mine], y[mine], accelerator, part)
         before = len(seen)
-        InParts(4)(batch, torch.optim.SGD(own.parameters(), 0.1), machine)
+        AccumulatedStep(4)(batch, torch.optim.SGD(own.parameters(), 0.1), accelerator)
         assert len(seen) - before == 4  # as often in every process
         for whole, p in zip(total, own.parameters(), strict=True):
             whole += p.grad / processes
@@ -135,9 +137,11 @@ def test_a_loss_that_is_not_finite_in_a_later_part_changes_no_weight() -> None:
     model, x, y = problem(9)
     x[8] = float("nan")
     start = deepcopy(model.state_dict())
-    loss = BatchLoss(cross_entropy, model, x, y, Here(CPU))
+    loss = BatchLoss(cross_entropy, model, x, y, SingleProcess(CPU))
     with pytest.raises(FloatingPointError):
-        InParts(3)(loss, torch.optim.SGD(model.parameters(), 0.1), Here(CPU))
+        AccumulatedStep(3)(
+            loss, torch.optim.SGD(model.parameters(), 0.1), SingleProcess(CPU)
+        )
     assert all(v.equal(start[n]) for n, v in model.state_dict().items())
 
 

@@ -15,27 +15,20 @@ from torch import Tensor
 from cnn_lab import checkpoint, photos, sources
 from cnn_lab import train as training
 from cnn_lab.checkpoint import NotACheckpoint
-from cnn_lab.evaluate import data_of, evaluate, opened
-from cnn_lab.fit import BadData, Here, Source
-from cnn_lab.photos import Look
-from cnn_lab.recipe import Recipe
+from cnn_lab.evaluate import evaluate, evaluation_data, load_network
+from cnn_lab.fit import BadData, SingleProcess, Source
+from cnn_lab.photos import InputFormat
+from cnn_lab.prepare import prepared
+from cnn_lab.recipe import Recipe, Settings
+from cnn_lab.saved import BEST, LAST, PHOTOS, RESULT
+from cnn_lab.scores import accuracy
 from cnn_lab.show import Silent
 from cnn_lab.sources import held_out_rows, open_data
-from cnn_lab.train import (
-    BEST,
-    LAST,
-    PHOTOS,
-    RESULT,
-    Refused,
-    Settings,
-    Stopped,
-    accuracy,
-    best,
-    train,
-)
+from cnn_lab.stop import Refused, Stopped
+from cnn_lab.train import best, train
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
-GREY = Look(1, 8)
+GREY = InputFormat(1, 8)
 
 
 def tiny(**options: Any) -> Recipe:
@@ -108,7 +101,7 @@ def test_a_photos_own_name_decides_whether_it_validates(tmp_path: Path) -> None:
 def test_train_val_and_test_are_taken_as_they_are(tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         many_photos(tmp_path / part)
-    data = open_data(f"folder:{tmp_path}", Look(3, 8), validate=0.1)
+    data = open_data(f"folder:{tmp_path}", InputFormat(3, 8), validate=0.1)
     assert data.names is not None and data.validation is not None
     assert (len(data.train), len(data.validation), len(data.test)) == (120, 120, 120)
     assert str(tmp_path / "val" / "cat") in data.validation.files[0][0]  # type: ignore[attr-defined]
@@ -191,14 +184,17 @@ def test_the_best_epoch_is_kept_and_tested(tmp_path: Path) -> None:
     assert result["validation_accuracy"] == top
     first = next(row for row in rows if row["validation_accuracy"] == top)
     assert {k: result[k] for k in first} == first
-    model, state = opened(tmp_path / BEST)
-    data, _ = data_of(tmp_path / BEST, model, state, "", Settings())
+    model, state = load_network(tmp_path / BEST)
+    data, _ = evaluation_data(tmp_path / BEST, model, state, "", Settings())
     assert state["history"][-1] == first and "optimizer" not in state
-    assert accuracy(model, data.test, Here(torch.device("cpu"))) == result["accuracy"]
+    assert (
+        accuracy(model, data.test, SingleProcess(torch.device("cpu")))
+        == result["accuracy"]
+    )
     assert evaluate(tmp_path / BEST)["accuracy"] == result["accuracy"]
-    held = training.prepared(tiny(), Settings())[1].validation
+    held = prepared(tiny(), Settings())[1].validation
     assert held is not None and result["validation_images"] == len(held) == 120
-    assert accuracy(model, held, Here(torch.device("cpu"))) == top
+    assert accuracy(model, held, SingleProcess(torch.device("cpu"))) == top
 
 
 def test_of_equal_epochs_the_earlier_is_the_best() -> None:
@@ -328,8 +324,8 @@ def test_a_run_on_photos_remembers_all_three_parts(tmp_path: Path) -> None:
     assert found["images"] == len(kept["test"]) and not found["changed"]
     assert found["accuracy"] == result["accuracy"]
     # Names that a run without validation kept have their digest still.
-    names = sources.Names(["a/1", "b/1"], ["a/2"])
-    assert names.digest() != sources.Names(["a/1"], ["a/2"], ["b/1"]).digest()
+    names = sources.PhotoNames(["a/1", "b/1"], ["a/2"])
+    assert names.digest() != sources.PhotoNames(["a/1"], ["a/2"], ["b/1"]).digest()
     (run / RESULT).unlink()
     (folder / kept["validation"][0]).unlink()
     with pytest.raises(Refused, match=rf"1 photo is gone \({kept['validation'][0]}\)"):

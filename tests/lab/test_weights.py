@@ -30,10 +30,10 @@ def model() -> nn.Module:
 
 def started(path: Path) -> tuple[nn.Module, str]:
     """A network with the weights of a file, and what was told of it."""
-    found = transfer.start(Recipe(TINY, weights=str(path)))
+    found = transfer.initial_weights(Recipe(TINY, weights=str(path)))
     fresh = networks.build(TINY, 4)
-    found.into(fresh, list("abcd"))
-    return fresh, found.told
+    found.load_into(fresh, list("abcd"))
+    return fresh, found.note
 
 
 def same(ours: nn.Module, theirs: nn.Module) -> bool:

@@ -26,8 +26,8 @@ from cnn_techniques.modern import (
 class OfTimm(Variant):
     """timm's layer scale has the shape (D,), torchvision's and ours (D, 1, 1)."""
 
-    def held_against(self) -> nn.Module:
-        model = super().held_against()
+    def build_reference(self) -> nn.Module:
+        model = super().build_reference()
         for module in model.modules():
             if hasattr(module, "gamma"):
                 module.gamma = nn.Parameter(module.gamma.detach().view(-1, 1, 1))
@@ -75,7 +75,7 @@ def test_names_shapes_order_and_costs_of_every_size_are_the_references(
             model = variant.make()
         stages = [part for part in model.features if isinstance(part[0], CNBlock)]
         rows[variant.key] = {
-            **variant.form(),
+            **variant.check_structure(),
             "layers": ", ".join(str(len(stage)) for stage in stages),
             "widths": ", ".join(str(len(stage[0].layer_scale)) for stage in stages),
         }

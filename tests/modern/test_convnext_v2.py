@@ -71,7 +71,7 @@ def test_shapes_order_and_costs_of_every_size_are_timms_and_the_papers(
             model = variant.make()
         stages = [part for part in model.features if isinstance(part[0], CNBlockV2)]
         rows[variant.key] = {
-            **variant.form(),
+            **variant.check_structure(),
             "layers": ", ".join(str(len(stage)) for stage in stages),
             "width": stages[0][0].block[0].in_channels,
         }

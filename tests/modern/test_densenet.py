@@ -66,7 +66,7 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
         with torch.device("meta"):
             model = variant.make()
         rows[variant.key] = {
-            **variant.form(),
+            **variant.check_structure(),
             "growth": model.features.conv0.out_channels // 2,
             "layers": ", ".join(map(str, layers_of(model))),
             "weighted": weighted(model),
@@ -84,7 +84,7 @@ test_equal, test_gradients, test_learns, test_speed = network_proof(
 def test_torchvisions_file_loads_once_its_old_names_are_joined() -> None:
     # The published files are older than today's names: "norm.1" was "norm1", and batch
     # norms did not count their batches.
-    theirs = SMALLEST.held_against()
+    theirs = SMALLEST.build_reference()
     old = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value
         for key, value in theirs.state_dict().items()

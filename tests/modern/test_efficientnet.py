@@ -91,7 +91,7 @@ def test_names_shapes_order_and_costs_of_every_size_are_the_references(
         width, depth = NETWORKS.get(variant.make, (0, 1.0, 1.0))[1:]
         blocks = sum(stage.layers for stage in efficientnet_stages(width, depth))
         sizes = {"width": width, "depth": depth, "blocks": blocks}
-        rows[variant.key] = {**variant.form(), **sizes}
+        rows[variant.key] = {**variant.check_structure(), **sizes}
     evidence.computed("cost", rows)
 
 

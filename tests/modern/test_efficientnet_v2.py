@@ -58,7 +58,7 @@ DEVICE_CASES = {
 
 
 def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -> None:
-    rows = {variant.key: variant.form() for variant in VARIANTS}
+    rows = {variant.key: variant.check_structure() for variant in VARIANTS}
     evidence.computed("cost", rows)
 
 
@@ -78,7 +78,7 @@ def test_dropout_drop_path_and_norms_are_torchvisions(variant: Variant) -> None:
     from torchvision.ops import StochasticDepth
 
     with torch.device("meta"):
-        ours, theirs = variant.make(), variant.held_against()
+        ours, theirs = variant.make(), variant.build_reference()
     assert ours.classifier[0].p == theirs.classifier[0].p
     rates = [m.p for m in ours.modules() if isinstance(m, EfficientNetDropPath)]
     expected = [m.p for m in theirs.modules() if isinstance(m, StochasticDepth)]

@@ -56,7 +56,7 @@ def on_meta(make: Callable[[], nn.Module]) -> tuple[nn.Module, torch.Tensor]:
 def test_names_shapes_order_and_costs_are_timms_and_narrower_ones_the_papers(
     evidence,
 ) -> None:
-    rows = {v.key: v.form() for v in VARIANTS}
+    rows = {v.key: v.check_structure() for v in VARIANTS}
     for make, (title, mult_adds, millions) in NARROWER.items():
         cost = model_cost(*on_meta(make))
         assert cost.macs / 1e6 == pytest.approx(mult_adds, abs=0.5)

@@ -74,7 +74,7 @@ def blocks_of(model: nn.Module) -> list[InvertedResidualV3]:
 
 
 def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -> None:
-    rows = {v.key: v.form() for v in VARIANTS}
+    rows = {v.key: v.check_structure() for v in VARIANTS}
     evidence.computed("cost", rows)
     large = rows["mobilenet_v3_large"]
     assert large["macs"] / 1e6 == pytest.approx(219, abs=3)  # the paper's table 3

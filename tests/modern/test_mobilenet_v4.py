@@ -78,7 +78,7 @@ def blocks_of(model: nn.Module) -> list[UniversalInvertedBottleneck]:
 
 
 def test_shapes_order_and_costs_of_every_size_are_timms(evidence) -> None:
-    rows = {v.key: v.form() for v in VARIANTS}
+    rows = {v.key: v.check_structure() for v in VARIANTS}
     small, medium, large = rows.values()
     assert small["params"] / 1e6 == pytest.approx(3.8, abs=0.05)  # the paper's table 6
     assert small["macs"] / 1e9 == pytest.approx(0.2, abs=0.05)

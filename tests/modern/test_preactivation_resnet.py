@@ -77,8 +77,10 @@ def branch(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def test_shapes_order_and_costs_of_every_size_are_timms(evidence) -> None:
-    rows = {v.key: v.form() for v in VARIANTS}
-    plain = Variant(resnet50, "ResNet-50", "torchvision.models.resnet50").form()
+    rows = {v.key: v.check_structure() for v in VARIANTS}
+    plain = Variant(
+        resnet50, "ResNet-50", "torchvision.models.resnet50"
+    ).check_structure()
     rows["resnet50"] = {key: plain[key] for key in ("name", "params", "macs")}
     evidence.computed("cost", rows)
 

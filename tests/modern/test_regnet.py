@@ -127,7 +127,7 @@ def test_names_and_costs_are_torchvisions_and_the_papers_with_its_rounding(
     for v in VARIANTS:
         stages = regnet_stages(*PARAMETERS[v.key])
         rows[v.key] = row = {
-            **v.form(),
+            **v.check_structure(),
             "blocks": ", ".join(str(count) for count, _, _ in stages),
             "widths": ", ".join(str(width) for _, width, _ in stages),
         }

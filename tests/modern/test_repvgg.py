@@ -74,7 +74,7 @@ def test_shapes_order_and_costs_of_every_size_are_timms_before_and_after(
             plain = variant.make().eval().plain()
             cost = model_cost(plain, torch.empty(1, 3, 224, 224))
         folded = {"plain_params": cost.params, "plain_macs": cost.macs}
-        rows[variant.key] = {**variant.form(), **folded}
+        rows[variant.key] = {**variant.check_structure(), **folded}
         kinds = {type(part) for part in plain}
         head = {nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear}
         assert kinds == {nn.Conv2d, nn.ReLU} | head

@@ -54,7 +54,11 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
             model = variant.make()
         kind = "bottleneck" if isinstance(model.layer1[0], Bottleneck) else "basic"
         layers = ", ".join(str(len(getattr(model, stage))) for stage in model.stages)
-        rows[variant.key] = {**variant.form(), "block": kind, "layers": layers}
+        rows[variant.key] = {
+            **variant.check_structure(),
+            "block": kind,
+            "layers": layers,
+        }
     evidence.computed("cost", rows)
 
 

@@ -78,8 +78,10 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
             "each": middle.out_channels // middle.groups,
             "inner": middle.out_channels,
         }
-        rows[variant.key] = {**variant.form(), **sizes}
-    plain = Variant(resnet50, "ResNet-50", "torchvision.models.resnet50").form()
+        rows[variant.key] = {**variant.check_structure(), **sizes}
+    plain = Variant(
+        resnet50, "ResNet-50", "torchvision.models.resnet50"
+    ).check_structure()
     plain.pop("net")  # not of this family
     rows["resnet50"] = {**plain, "paths": 1, "each": 64, "inner": 64}
     evidence.computed("cost", rows)

@@ -50,7 +50,7 @@ DEVICE_CASES = {
 def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -> None:
     rows = {}
     for variant in VARIANTS:
-        row = variant.form()
+        row = variant.check_structure()
         millions, weights = PAPER[variant.key]
         assert row["macs"] / 1e6 == pytest.approx(millions, rel=0.02)
         assert row["params"] / 1e6 == pytest.approx(weights, abs=0.05)

@@ -34,7 +34,7 @@ def test_names_shapes_order_and_costs_of_both_versions_are_torchvisions(
 ) -> None:
     rows = {}
     for variant in VARIANTS:
-        row = variant.form()
+        row = variant.check_structure()
         rows[variant.key] = {**row, "bytes": 4 * row["params"]}
     evidence.computed("cost", rows)
     assert rows["squeezenet1_0"]["params"] == 1_248_424  # the paper's table 1

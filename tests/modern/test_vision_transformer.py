@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cnn_site.equivalence import compare, difference
 from cnn_site.proofs import network_proof
-from cnn_site.variants import NoInit, Variant, each, reference
+from cnn_site.variants import NoInit, Variant, each_variant, reference
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.modern import (
     EncoderBlock,
@@ -64,7 +64,7 @@ def test_names_shapes_order_and_costs_of_every_size_are_torchvisions(evidence) -
         found = (len(layers), width, hidden, first.self_attention.heads)
         assert found == table_1[variant.key[4]]
         rows[variant.key] = {
-            **variant.form(),
+            **variant.check_structure(),
             "layers": len(layers),
             "width": width,
             "patches": model.encoder.pos_embedding.shape[1] - 1,
@@ -101,7 +101,7 @@ def test_a_small_one_computes_what_torchvisions_class_computes(evidence) -> None
     )
 
 
-@each(VARIANTS)
+@each_variant(VARIANTS)
 def test_computes_what_torchvision_computes(variant: Variant, evidence) -> None:
     # Images are square here; that rows and columns are not swapped shows in the position
     # embeddings, which are drawn at random and differ from token to token.

@@ -79,9 +79,11 @@ def parameters(module: nn.Module) -> int:
 
 
 def test_names_shapes_order_and_costs_are_torchvisions(evidence) -> None:
-    rows = {v.key: {**v.form(), "inner": 128} for v in VARIANTS}
+    rows = {v.key: {**v.check_structure(), "inner": 128} for v in VARIANTS}
     for make, title in ((resnet50, "ResNet-50"), (resnet152, "ResNet-152")):
-        form = Variant(make, title, f"torchvision.models.{make.__name__}").form()
+        form = Variant(
+            make, title, f"torchvision.models.{make.__name__}"
+        ).check_structure()
         form.pop("net")  # not of this family
         rows[make.__name__] = {**form, "inner": 64}
     evidence.computed("cost", rows)

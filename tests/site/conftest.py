@@ -52,11 +52,11 @@ def small_site(tmp_path: Path) -> Path:
         page, folder = ROOT / "docs" / name, (ROOT / "docs" / name).parent
         text = page.read_text(encoding="utf-8")
 
-        def kept(link: re.Match[str], folder: Path = folder) -> str:
+        def linked(link: re.Match[str], folder: Path = folder) -> str:
             target = (folder / link[2]).resolve()
             inside = target.is_relative_to(ROOT / "docs")
-            there = inside and str(target.relative_to(ROOT / "docs")) in PAGES
-            return link[0] if there else link[1]
+            has_page = inside and str(target.relative_to(ROOT / "docs")) in PAGES
+            return link[0] if has_page else link[1]
 
         if name == "api/attention.md":  # of this module alone
             module = SLUG.replace("/", ".").replace("-", "_")
@@ -65,7 +65,7 @@ def small_site(tmp_path: Path) -> Path:
             )
         path = site / "docs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(LINK.sub(kept, text), encoding="utf-8")
+        path.write_text(LINK.sub(linked, text), encoding="utf-8")
     config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[0]
     nav = "".join(f"  - {name}\n" for name in PAGES)
     (site / "mkdocs.yml").write_text(f"{config}\nnav:\n{nav}", encoding="utf-8")

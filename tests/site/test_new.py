@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cnn_site import ROOT, checks, new, pages
-from cnn_site.fences import Block
+from cnn_site.fences import CodeBlock
 
 # One planned technique of each category will do: what counts is the kind.
 PLANNED = {
@@ -59,7 +59,7 @@ def test_what_is_made_follows_the_house_rules_and_shows_the_technique(
     code += section(source.read_text("utf-8"), "module")
     shown = section(use.read_text("utf-8"), "usage")
     halves = [
-        Block("py", (), "", text, tuple((None, n) for n, _ in enumerate(text.split("\n"))), 1)
+        CodeBlock("py", (), "", text, tuple((None, n) for n, _ in enumerate(text.split("\n"))), 1)
         for text in (code, shown)
     ]  # fmt: skip
     names = re.findall(r"(?m)^(?:class|def) (\w+)", code)

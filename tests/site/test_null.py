@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cnn_site.checks import printed_without_effect
-from cnn_site.fences import Block
+from cnn_site.fences import CodeBlock
 
 PREFIX = "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
 NETWORK = """
@@ -325,9 +325,9 @@ def sizes(scale):
 }
 
 
-def block(text: str) -> Block:
+def block(text: str) -> CodeBlock:
     origins = tuple((None, n) for n, _ in enumerate(text.split("\n"), 1))
-    return Block("py", (), "", text, origins, 1)
+    return CodeBlock("py", (), "", text, origins, 1)
 
 
 def survives(kind: str, example: str) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnn_site import processors
-from cnn_site.fences import Block
+from cnn_site.fences import CodeBlock
 from cnn_site.processors import PROCESSORS, other_rounding
 from cnn_site.runner import run_block
 
@@ -36,7 +36,7 @@ FLOAT64 = TRAINING.format(dtype="torch.set_default_dtype(torch.float64)\n")
 
 def printed(code: str) -> str:
     lines = tuple((None, n + 1) for n in range(code.count("\n") + 1))
-    return run_block(Block("py", (), "", code, lines, 1), Path("page.md"), {})
+    return run_block(CodeBlock("py", (), "", code, lines, 1), Path("page.md"), {})
 
 
 def page(folder: Path, code: str) -> str:
@@ -104,7 +104,7 @@ def test_gradients_are_moved_as_well() -> None:
 def test_the_record_is_written_once_and_not_again_for_a_date(tmp_path: Path) -> None:
     runs = [processors.Run(p, 1, 0, 0, 1.0, "") for p in PROCESSORS]
     path = tmp_path / "processors.json"
-    processors.record(runs, path)
+    processors.write_record(runs, path)
     written = json.loads(path.read_text())
     assert [row["name"] for row in written["processors"]] == [
         p.name for p in PROCESSORS
@@ -112,11 +112,11 @@ def test_the_record_is_written_once_and_not_again_for_a_date(tmp_path: Path) -> 
     assert written["pages"]["README.md"] == processors.fences()["README.md"]
     written["made"]["date"] = "2000-01-01"
     path.write_text(json.dumps(written))
-    processors.record(runs, path)
+    processors.write_record(runs, path)
     assert json.loads(path.read_text())["made"]["date"] == "2000-01-01"
     written["pages"]["README.md"] = []
     path.write_text(json.dumps(written))
-    processors.record(runs, path)
+    processors.write_record(runs, path)
     assert json.loads(path.read_text())["made"]["date"] != "2000-01-01"
 
 

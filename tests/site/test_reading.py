@@ -7,7 +7,7 @@ import pytest
 
 from cnn_site import ROOT, pages, reading
 from cnn_site.directives import Page, render
-from cnn_site.fences import MODULES, Block
+from cnn_site.fences import MODULES, CodeBlock
 
 TECHNIQUES = [t for t in pages.techniques() if t.facts]
 
@@ -80,7 +80,7 @@ def test_minutes_count_words_and_new_lines_and_nothing_else(
     other = str(MODULES / "attention/bam.py")
     code = ["import torch", *["x = 1"] * 59, *[""] * 500, *["y = 2"] * 400]
     origins = [(own, 1)] * 560 + [(other, 1)] * 400
-    block = Block("py", (), "cbam.py", "\n".join(code), tuple(origins), 1)
+    block = CodeBlock("py", (), "cbam.py", "\n".join(code), tuple(origins), 1)
     assert reading.minutes(t, block) == 2 * 300 / 200 + 60 / 20
 
 

@@ -11,7 +11,7 @@ from lxml import html
 
 from cnn_site import ROOT
 from cnn_site.directives.base import terminal
-from cnn_site.fences import Block, PageParser, unlabelled
+from cnn_site.fences import CodeBlock, PageParser, unlabelled
 from cnn_site.processors import Processor, run
 from cnn_site.runner import (
     FenceError,
@@ -171,7 +171,7 @@ def test_a_download_is_stood_in_for_by_the_names_and_shapes_of_its_network() -> 
 # --- commands --------------------------------------------------------------------
 
 
-def commands(text: str, classes: str = "") -> Block:
+def commands(text: str, classes: str = "") -> CodeBlock:
     (block,) = PARSER.blocks(f"```{{.console .run{classes}}}\n{text}\n```\n")
     assert block.is_command and block.runs
     return block
@@ -233,7 +233,7 @@ def test_a_long_recorded_command_is_broken_before_options_and_stays_the_same() -
 ALLOWED = frozenset({"torch", "torchvision"})
 
 
-def python(code: str, classes: str = "", title: str = "") -> Block:
+def python(code: str, classes: str = "", title: str = "") -> CodeBlock:
     head = f'{{.py{classes} title="{title}"}}' if title else f"{{.py{classes}}}"
     (block,) = PARSER.blocks(f"```{head}\n{code}\n```\n")
     return block
@@ -301,7 +301,7 @@ def test_a_continuation_goes_on_with_random_numbers_and_dtype(tmp_path: Path) ->
     first = "import torch\ntorch.set_default_dtype(torch.float64)\nx = torch.rand(2)\n"
     second = "print(f'{torch.rand(1).item():.6f}', torch.ones(1).dtype)\n"
     torch.manual_seed(0)
-    whole = Block("py", (), "", first + second, ((None, 1),) * 4, 1)
+    whole = CodeBlock("py", (), "", first + second, ((None, 1),) * 4, 1)
     shown = run_block(whole, tmp_path / "page.md", {})
     page = tmp_path / "page.md"
     page.write_text(
@@ -309,4 +309,4 @@ def test_a_continuation_goes_on_with_random_numbers_and_dtype(tmp_path: Path) ->
         f"```{{.text .output}}\n{shown}```\n"
     )
     here = run(Processor("here", "this processor", {}), [str(page)])
-    assert (here.fences, here.differ) == (2, 0), here.told
+    assert (here.fences, here.differ) == (2, 0), here.output

@@ -14,7 +14,7 @@ from cnn_lab.trial import learn_by_heart
 from cnn_site import proofs, speed, variants
 from cnn_site.evidence import Evidence, load
 from cnn_site.proofs import network_proof
-from cnn_site.variants import Variant, each, reference, without_drawing
+from cnn_site.variants import Variant, each_variant, reference, without_drawing
 from cnn_techniques.modern import squeezenet1_1, wide_resnet50_2
 
 
@@ -62,7 +62,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_form_of_an_equal_network_is_its_cost_and_its_net() -> None:
-    assert variant(Small, net="slow").form() == {
+    assert variant(Small, net="slow").check_structure() == {
         "name": "Small",
         "params": 3 * 4 * 9 + 4 + 4 * 5 + 5,
         "macs": 3 * 4 * 9 * 14 * 14 + 4 * 5,
@@ -82,7 +82,7 @@ def test_the_form_of_an_equal_network_is_its_cost_and_its_net() -> None:
 )
 def test_another_width_stride_name_or_tensor_is_refused(make, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
-        Variant(make, "Small", f"{__name__}.Small", pixels=16).form()
+        Variant(make, "Small", f"{__name__}.Small", pixels=16).check_structure()
 
 
 def test_other_names_pass_where_parameters_are_paired_by_order() -> None:
@@ -94,14 +94,14 @@ def test_other_names_pass_where_parameters_are_paired_by_order() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.first(x).mean((2, 3)))
 
-    assert variant(Other, match="order").form()["params"] == 137
+    assert variant(Other, match="order").check_structure()["params"] == 137
 
 
 def test_a_comparison_is_made_without_dropout_and_its_record_says_so(
     tmp_path: Path,
 ) -> None:
     evidence = Evidence("modern/resnet", update=True, folder=tmp_path)
-    variant(Small).hold(evidence, torch.randn(2, 3, 9, 7))
+    variant(Small).check_equal(evidence, torch.randn(2, 3, 9, 7))
     row = load("modern/resnet", tmp_path)["equivalence"]["Small"]
     assert row["settings"] == "dropout and drop path 0"
     assert (row["dtype"], row["modes"]) == ("float64", ["evaluation", "training"])
@@ -109,7 +109,7 @@ def test_a_comparison_is_made_without_dropout_and_its_record_says_so(
 
 def test_a_large_network_is_compared_by_its_outputs_in_float32(tmp_path: Path) -> None:
     evidence = Evidence("modern/resnet", update=True, folder=tmp_path)
-    found = variant(Small, net="outputs").hold(evidence, torch.randn(2, 3, 9, 7))
+    found = variant(Small, net="outputs").check_equal(evidence, torch.randn(2, 3, 9, 7))
     assert (found.dtype, found.modes) == ("float32", ["evaluation"])
 
 
@@ -122,7 +122,7 @@ def test_dropout_and_drop_path_are_set_to_zero_and_counted() -> None:
 
 
 def test_slow_variants_run_in_the_slow_suite_only() -> None:
-    fast, slow = each([variant(Small), variant(Small, net="slow")]).args[1]
+    fast, slow = each_variant([variant(Small), variant(Small, net="slow")]).args[1]
     assert "slow" not in [m.name for m in fast.marks]
     assert "slow" in [m.name for m in slow.marks]
 
@@ -180,10 +180,10 @@ def test_the_runs_that_a_file_builds_are_timed_side_by_side(
 ) -> None:
     def here(task: dict) -> dict:
         firsts.append(task["first"])
-        return speed._one(json.loads(json.dumps(task)))
+        return speed._run_task(json.loads(json.dumps(task)))
 
     firsts: list[int] = []
-    monkeypatch.setattr(speed, "_process", here)
+    monkeypatch.setattr(speed, "_start_process", here)
     monkeypatch.setattr(speed, "LEAST", 0.005)
     found = speed.side_by_side(runs_of_two_sizes, "once", {"size": 128})
     assert list(found["arms"]) == ["once", "four times"]
@@ -223,18 +223,18 @@ def test_a_network_counts_as_slower_when_all_processes_agree(
 def test_without_a_reference_parameters_and_macs_are_those_given() -> None:
     counts = (3 * 4 * 9 + 4 + 4 * 5 + 5, 3 * 4 * 9 * 14 * 14 + 4 * 5)
     alone = Variant(Small, "Small", pixels=16, counts=counts)
-    assert alone.form() == {
+    assert alone.check_structure() == {
         "name": "Small",
         "params": counts[0],
         "macs": counts[1],
         "pixels": 16,
     }
     with pytest.raises(AssertionError, match="expected 1 and 2"):
-        Variant(Small, "Small", pixels=16, counts=(1, 2)).form()
+        Variant(Small, "Small", pixels=16, counts=(1, 2)).check_structure()
     with pytest.raises(ValueError, match="a reference or counts"):
         Variant(Small, "Small")
     with pytest.raises(ValueError, match="has no reference"):
-        alone.held_against()
+        alone.build_reference()
 
 
 def test_a_librarys_form_is_made_once_for_its_version_and_the_code_that_counts(
@@ -249,21 +249,21 @@ def test_a_librarys_form_is_made_once_for_its_version_and_the_code_that_counts(
     monkeypatch.setattr(variants, "ROOT", tmp_path)
     monkeypatch.setattr(variants, "reference", counted)
     squeezenet = Variant(squeezenet1_1, "SqueezeNet", "torchvision.models.squeezenet1_1")  # fmt: skip
-    first = squeezenet.form()
-    assert squeezenet.form() == first
+    first = squeezenet.check_structure()
+    assert squeezenet.check_structure() == first
     assert made == ["torchvision.models.squeezenet1_1"]
-    replace(squeezenet, pixels=64).form()  # another key
+    replace(squeezenet, pixels=64).check_structure()  # another key
     monkeypatch.setattr(torch, "__version__", "another")
-    squeezenet.form()
+    squeezenet.check_structure()
     assert len(made) == 3
     for path in (tmp_path / ".cache" / "reference").rglob("*.json"):
         path.write_text(path.read_text().replace("64, 3, 3, 3", "64, 3, 3, 5"))
     with pytest.raises(AssertionError, match=r"\(64, 3, 3, 5\)"):
-        squeezenet.form()  # it is what ours is checked against
+        squeezenet.check_structure()  # it is what ours is checked against
 
 
 def test_large_networks_go_to_one_worker() -> None:
-    large, small, new = each(
+    large, small, new = each_variant(
         [
             Variant(wide_resnet50_2, "WRN", "torchvision.models.wide_resnet50_2"),
             Variant(squeezenet1_1, "SqueezeNet", "torchvision.models.squeezenet1_1"),

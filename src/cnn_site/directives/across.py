@@ -27,14 +27,14 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
     """
     table, one_a_page = arguments[0], settings.get("rows") == "pages"
     columns = settings["columns"]
-    there = [t for c in settings["of"] for t in pages.in_category(c) if t.facts]
+    written = [t for c in settings["of"] for t in pages.in_category(c) if t.facts]
     rows = []
-    for t in there:
+    for t in written:
         record = t.record
         result = record.get("measured", {}).get(table, {}).get("result")
         if one_a_page and result:
-            told = [(resolve(result, _path(c)), c) for c in columns]
-            cells = [{**_cell(v, c), "kind": "measured"} for v, c in told]
+            values = [(resolve(result, _path(c)), c) for c in columns]
+            cells = [{**_cell(v, c), "kind": "measured"} for v, c in values]
             rows.append(_row(t, "", t.short, cells))
         elif not one_a_page:
             base = record.get("computed", {}).get(table) or (result or {}).get(
@@ -52,7 +52,9 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
     if not rows:
         raise SiteError(f"no technique of {settings['of']} has a table {table!r}")
     timed = {c["measured"].partition(".")[0] for c in columns if "shape" in c}
-    made = [line for name in (table, *sorted(timed)) for line in _hardware(there, name)]
+    made = [
+        line for name in (table, *sorted(timed)) for line in _hardware(written, name)
+    ]
     shown = [
         {
             "head": c["head"],
@@ -106,34 +108,34 @@ def _of_table(
     if "recipe" in column:
         recipe = pages.recipe(t.slug, key, column["recipe"])
         text = recipe["recipe"] if recipe else "–"
-        return _told(text, "published", text if recipe else None)
+        return _text_cell(text, "published", text if recipe else None)
     if "shape" in column:
         return _timed(record, key, column)
     kind = _kind(column)
     if kind == "published":
         several = column["published"]
         several = several if isinstance(several, list) else [several]
-        there = [row for q in several if (row := pages.published(t.slug, key, q))]
-        told = column.get("show", "value")
-        if not there or told != "value":
-            text = there[0][told] if there else "–"
-            kind = "published" if told == "value" else "published words"
-            return _told(text, kind, text if there else None)
-        column = {**column, "published": there[0]["quantity"]}
-        value: Any = float(there[0]["value"])
+        published = [row for q in several if (row := pages.published(t.slug, key, q))]
+        shown_field = column.get("show", "value")
+        if not published or shown_field != "value":
+            text = published[0][shown_field] if published else "–"
+            kind = "published" if shown_field == "value" else "published words"
+            return _text_cell(text, kind, text if published else None)
+        column = {**column, "published": published[0]["quantity"]}
+        value: Any = float(published[0]["value"])
     else:
         value = base.get(key, {}).get(column[kind].rpartition(".")[2])
-    found = cell(t, record, base, key, column, kind)
+    shown = cell(t, record, base, key, column, kind)
     if not isinstance(value, dict):
-        return {**found, "value": value}
+        return {**shown, "value": value}
     low, high = column.get("limits", (-math.inf, math.inf))
     if value["low"] < low or value["high"] > high:
         runs = [number(v, column) for v in sorted(value["values"])]
-        found["pm"] = f"({', '.join(runs)})"
-    return {**found, "value": value["mean"]}
+        shown["pm"] = f"({', '.join(runs)})"
+    return {**shown, "value": value["mean"]}
 
 
-def _told(text: str, kind: str, value: Any) -> dict[str, Any]:
+def _text_cell(text: str, kind: str, value: Any) -> dict[str, Any]:
     return {"kind": kind, "text": text, "pm": "", "value": value}
 
 
@@ -144,7 +146,7 @@ def _timed(record: dict[str, Any], key: str, column: dict[str, Any]) -> dict[str
     arguments = entry["arguments"] if entry else {}
     own = arguments.get("ours", "").rpartition(".")[2] == key
     if not own or arguments["shape"] != column["shape"]:
-        return _told("–", "measured", None)
+        return _text_cell("–", "measured", None)
     return _cell(resolve(entry["result"], path), column) | {"kind": "measured"}
 
 
@@ -176,9 +178,9 @@ def _means(
     return shown
 
 
-def _hardware(there: list[Technique], table: str) -> list[str]:
+def _hardware(written: list[Technique], table: str) -> list[str]:
     """With what the measured rows were made, each once."""
-    made = [t.record.get("measured", {}).get(table) for t in there]
+    made = [t.record.get("measured", {}).get(table) for t in written]
     return list(
         dict.fromkeys(hardware(entry["environment"]) + "." for entry in made if entry)
     )

@@ -11,13 +11,13 @@ def approximation(page: Page, arguments: list[str], settings: Any) -> str:
     """Noise of the output and of each layer: `[[approximation int8]]`, or several names side by side."""
     t = page.technique
     rows = t.record.get("approximation", {})
-    there = ", ".join(rows) or "none; run: pytest --update-evidence tests/... of it"
+    names = ", ".join(rows) or "none; run: pytest --update-evidence tests/... of it"
     if not arguments:
-        raise SiteError(f"[[approximation NAME]] needs a name; there is {there}")
+        raise SiteError(f"[[approximation NAME]] needs a name; there is {names}")
     for name in arguments:
         if name not in rows:
             raise SiteError(
-                f"docs/evidence/{t.slug}.json has no approximation {name!r}; there is {there}"
+                f"docs/evidence/{t.slug}.json has no approximation {name!r}; there is {names}"
             )
     chosen = {name: rows[name] for name in arguments}
     layers = {layer: None for row in chosen.values() for layer in row["layers"]}

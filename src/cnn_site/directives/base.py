@@ -121,8 +121,8 @@ def terminal(command: str, output: str) -> str:
             lines[-1] += " \\"
             lines.append("   ")
         lines[-1] += f" {part}"
-    told = f'<div class="language-text output highlight"><pre><code>{html.escape(output)}</code></pre></div>'
-    return console(lines) + told
+    shown = f'<div class="language-text output highlight"><pre><code>{html.escape(output)}</code></pre></div>'
+    return console(lines) + shown
 
 
 def console(lines: list[str]) -> str:

@@ -12,22 +12,24 @@ from .numbers import hardware
 def bench(page: Page, arguments: list[str], settings: Any) -> str:
     """The arms of this page's record, or of a category's pages, or of `all` pages."""
     if not arguments:
-        found = _arms(page.technique)
-        if not found:
+        rows = _arms(page.technique)
+        if not rows:
             raise SiteError(
                 f"docs/evidence/{page.technique.slug}.json has no result of the bench; "
                 "make it: pytest --update-evidence -m record, of its proof"
             )
-        return fill("bench", rows=found, alone=True, **_told(found, page.technique))
+        return fill("bench", rows=rows, alone=True, **_texts(rows, page.technique))
     which = arguments[0]
     if which not in ("all", *CATEGORIES):
         expected = ", ".join(("all", *CATEGORIES))
         raise SiteError(f"unknown {which!r}; expected one of {expected}")
-    there = [t for t in pages.techniques() if t.facts and which in ("all", t.category)]
-    found = [row for t in there for row in _arms(t)]
-    if not found:
+    written = [
+        t for t in pages.techniques() if t.facts and which in ("all", t.category)
+    ]
+    rows = [row for t in written for row in _arms(t)]
+    if not rows:
         raise SiteError(f"no page of {which} has a result of the bench")
-    return fill("bench", rows=found, alone=False, **_told(found, found[0]["t"]))
+    return fill("bench", rows=rows, alone=False, **_texts(rows, rows[0]["t"]))
 
 
 def _arms(t: Technique) -> list[dict[str, Any]]:
@@ -63,7 +65,7 @@ def _arms(t: Technique) -> list[dict[str, Any]]:
     return rows
 
 
-def _told(rows: list[dict[str, Any]], t: Technique) -> dict[str, Any]:
+def _texts(rows: list[dict[str, Any]], t: Technique) -> dict[str, Any]:
     """What stands around the table: with what it was made, and how much chance plays."""
     clear = [r for r in rows if r.get("verdict", "").startswith(("higher", "lower"))]
     environments = [r["t"].record["measured"]["bench"]["environment"] for r in rows]
@@ -76,9 +78,9 @@ def _told(rows: list[dict[str, Any]], t: Technique) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def percent(of: dict[str, Any]) -> str:
-    half = 100 * (of["high"] - of["low"]) / 2
-    return f"{100 * of['mean']:.2f} ± {half:.2f}"
+def percent(interval: dict[str, Any]) -> str:
+    half = 100 * (interval["high"] - interval["low"]) / 2
+    return f"{100 * interval['mean']:.2f} ± {half:.2f}"
 
 
 def points(value: float, sign: bool = True) -> str:

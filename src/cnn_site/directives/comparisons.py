@@ -58,23 +58,23 @@ def _equivalence_row(name: str, row: dict[str, Any]) -> dict[str, Any]:
     double = row["dtype"] != "float32"  # integers are held as exactly
     short = {"float64": "f64", "float32": "f32"}.get(row["dtype"], row["dtype"])
     items = [
-        (f"{what}, {short}", row[what], bound, "dot" if double else "dot hollow")
-        for what, bound in row["bounds"].items()
+        (f"{kind}, {short}", row[kind], bound, "dot" if double else "dot hollow")
+        for kind, bound in row["bounds"].items()
     ]
-    told = ", ".join(f"{what.split(',')[0]} {difference(v)}" for what, v, *_ in items)
+    sizes = ", ".join(f"{kind.split(',')[0]} {difference(v)}" for kind, v, *_ in items)
     allowed = ", ".join(
-        f"{what} {bound:g}".replace("e-0", "e-")
-        for what, bound in row["bounds"].items()
+        f"{kind} {bound:g}".replace("e-0", "e-")
+        for kind, bound in row["bounds"].items()
     )
     return {
         **row,
         "torch": row["torch"].split("+")[0],
         "name": name,
-        "told": f"{told} in {row['dtype']}, of the largest entry",
+        "told": f"{sizes} in {row['dtype']}, of the largest entry",
         "what": f"Tolerance (shaded): {allowed}.",
         "strip": strip(
             items,
-            f"Largest differences on a logarithmic axis: {told}; tolerance: {allowed}",
+            f"Largest differences on a logarithmic axis: {sizes}; tolerance: {allowed}",
         ),
         "output_text": difference(row.get("output")),
         "gradient_text": difference(row.get("gradient")),

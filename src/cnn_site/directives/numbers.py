@@ -46,15 +46,15 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         if kind is None:
             raise SiteError(f"column {column} names none of {', '.join(KINDS)}")
         made = [cell(t, record, base, key, column, kind) for key in chosen]
-        for key, one in zip(chosen, made, strict=True):
-            cells[key].append(one)
+        for key, made_cell in zip(chosen, made, strict=True):
+            cells[key].append(made_cell)
         note = _note(t, record, table, column, kind, chosen)
-        told = json.dumps(note, sort_keys=True)
-        if note and told not in marks:
-            marks[told] = LETTERS[len(notes)]
+        note_key = json.dumps(note, sort_keys=True)
+        if note and note_key not in marks:
+            marks[note_key] = LETTERS[len(notes)]
             notes.append(note)
         columns.append(
-            {"head": column["head"], "kind": kind, "mark": marks.get(told, "")}
+            {"head": column["head"], "kind": kind, "mark": marks.get(note_key, "")}
         )
     rows = [
         {
@@ -183,9 +183,9 @@ def _note(
             raise SiteError(
                 f"docs/evidence/published.csv has no {column['published']!r} of {t.slug} for {', '.join(keys)}"
             )
-        of: dict[str, list[dict[str, str]]] = {}
+        by_source: dict[str, list[dict[str, str]]] = {}
         for r in rows:
-            of.setdefault(r["source"], []).append(r)
+            by_source.setdefault(r["source"], []).append(r)
         sources = [
             {
                 "name": pages.short_cite(key),
@@ -193,7 +193,7 @@ def _note(
                 "place": "; ".join(places) if len(places) < 3 else "",
                 "version": "; ".join(dict.fromkeys(r["version"] for r in cited)),
             }
-            for key, cited in of.items()
+            for key, cited in by_source.items()
             if (places := list(dict.fromkeys(r["place"] for r in cited)))
         ]
         return {
@@ -212,7 +212,7 @@ def _note(
             raise SiteError(
                 f"docs/evidence/{t.slug}.json has no measured result {name!r}"
             )
-        where = entry["environment"]
+        environment = entry["environment"]
         arms = entry["result"].get("arms", {})
         values = [
             arms[k].get(column["measured"].rpartition(".")[2])
@@ -224,23 +224,25 @@ def _note(
             "curve" in arms[k] for k in keys if k in arms
         )
         last = ", last epoch" if trained else ""
-        told = (
+        seeds_text = (
             f"Mean over {seeds} seeds ± half of the 95 % interval{last}."
             if seeds
             else ""
         )
         return {
-            "text": " ".join(filter(None, [text, told, _sentence(hardware(where))])),
+            "text": " ".join(
+                filter(None, [text, seeds_text, _sentence(hardware(environment))])
+            ),
             "sources": [],
             "record": True,
         }
     return {"text": text, "sources": [], "record": False} if text else None
 
 
-def hardware(where: dict[str, Any]) -> str:
-    threads = where.get("threads", 1)
+def hardware(environment: dict[str, Any]) -> str:
+    threads = environment.get("threads", 1)
     plural = "s" if threads != 1 else ""
-    return f"{where['processor']}, {threads} thread{plural}, torch {where['torch'].split('+')[0]}, {where['date']}"
+    return f"{environment['processor']}, {threads} thread{plural}, torch {environment['torch'].split('+')[0]}, {environment['date']}"
 
 
 def _joined(conditions: list[str]) -> str:
@@ -294,8 +296,8 @@ def inline_number(page: Page, expression: str) -> tuple[str, str]:
         raise SiteError(
             f"[[={expression}]]: expected path, optionally /divisor and :format"
         )
-    of = pages.recorded(page.slug) if page.slug else page.technique
-    names, record = m[1].split("."), of.record
+    recorded_page = pages.recorded(page.slug) if page.slug else page.technique
+    names, record = m[1].split("."), recorded_page.record
     if names[0] == "published":
         row = pages.published(page.slug, names[1], names[2])
         if row is None:

@@ -48,12 +48,12 @@ def _written() -> dict[str, int]:
 
 def _cost(t: Technique) -> dict[str, Any]:
     """What the front matter's cost says of parameters: a number of the record, or a formula; empty for a practice."""
-    told = re.match(r"(.+?) (?:parameters|weights)\b", (t.facts or {}).get("cost", ""))
-    if not told:
+    match = re.match(r"(.+?) (?:parameters|weights)\b", (t.facts or {}).get("cost", ""))
+    if not match:
         return {"cost": "", "sort": ""}
-    traced = re.fullmatch(r"\[\[=([^\]]+)\]\] ?([kMG]?)", told[1])
+    traced = re.fullmatch(r"\[\[=([^\]]+)\]\] ?([kMG]?)", match[1])
     if not traced:
-        return {"cost": told[1], "sort": ""}
+        return {"cost": match[1], "sort": ""}
     shown = inline_number(Page("", "", t.slug), traced[1])[0]
     scale = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[traced[2]]
     size = float(shown.replace(",", "")) * scale
@@ -91,7 +91,7 @@ def specimen(page: Page, arguments: list[str], settings: Any) -> str:
             ).values()
         )
     )
-    about = Page(page.site_url, page.release, t.slug)
+    other_page = Page(page.site_url, page.release, t.slug)
     return fill(
         "specimen",
         t=t,
@@ -103,7 +103,7 @@ def specimen(page: Page, arguments: list[str], settings: Any) -> str:
         ),
         output=html.escape(copy_block(t).output or ""),
         numbers=[
-            (*inline_number(about, path), unit)
+            (*inline_number(other_page, path), unit)
             for path, unit in (settings or {}).get("numbers", ())
         ],
         release=page.release,
@@ -123,30 +123,30 @@ def category(page: Page, arguments: list[str], settings: Any) -> str:
 
 def latest(page: Page, arguments: list[str], settings: Any) -> str:
     """The page of each category that was verified last."""
-    found = []
+    rows = []
     for c in CATEGORIES:
-        there = [(stamp(t), t) for t in pages.in_category(c) if t.facts]
-        there = [row for row in there if row[0].state == "ok"]
-        found += [max(there, key=lambda row: row[0].date)] if there else []
-    found.sort(key=lambda row: row[0].date, reverse=True)
-    return fill("latest", rows=found)
+        verified = [(stamp(t), t) for t in pages.in_category(c) if t.facts]
+        verified = [row for row in verified if row[0].state == "ok"]
+        rows += [max(verified, key=lambda row: row[0].date)] if verified else []
+    rows.sort(key=lambda row: row[0].date, reverse=True)
+    return fill("latest", rows=rows)
 
 
 def counts(page: Page, arguments: list[str], settings: Any) -> str:
     """The four promises as numbers; `[[counts verification]]` for the verification page."""
-    there = [t for t in pages.techniques() if t.facts]
-    stamps = [stamp(t) for t in there]
-    held = sum(bool(t.record.get("equivalence")) for t in there)
-    comparisons = sum(len(t.record.get("equivalence", {})) for t in there)
+    written = [t for t in pages.techniques() if t.facts]
+    stamps = [stamp(t) for t in written]
+    compared = sum(bool(t.record.get("equivalence")) for t in written)
+    comparisons = sum(len(t.record.get("equivalence", {})) for t in written)
     return fill(
         "counts",
         where=arguments[0] if arguments else "home",
-        pages=len(there),
-        planned=len(pages.techniques()) - len(there),
+        pages=len(written),
+        planned=len(pages.techniques()) - len(written),
         verified=sum(s.state == "ok" for s in stamps),
         blocks=sum(s.blocks for s in stamps),
         ran=sum(s.ran for s in stamps),
-        held=held,
+        held=compared,
         comparisons=comparisons,
     )
 
@@ -158,16 +158,16 @@ def ledger(page: Page, arguments: list[str], settings: Any) -> str:
 
 def environments(page: Page, arguments: list[str], settings: Any) -> str:
     """What the pages ran on."""
-    found: dict[tuple[str, str, str, str], list[int]] = {}
+    by_environment: dict[tuple[str, str, str, str], list[int]] = {}
     for t in pages.techniques():
         for name, run in t.record.get("runs", {}).items() if t.facts else ():
             device, processor = run.get("device", name), run.get("processor", "")
-            row = found.setdefault(
+            row = by_environment.setdefault(
                 (device, processor, run["torch"], run["python"]), [0, 0]
             )
             row[0] += 1
             row[1] += len(run["blocks"])
-    return fill("environments", rows=sorted(found.items()))
+    return fill("environments", rows=sorted(by_environment.items()))
 
 
 def processors(page: Page, arguments: list[str], settings: Any) -> str:
@@ -242,22 +242,22 @@ def order(page: Page, arguments: list[str], settings: Any) -> str:
 
 def prerequisites(page: Page, arguments: list[str], settings: Any) -> str:
     """The graph of `builds_on`: the pages there are and the planned ones they need, each below those it builds on."""
-    there = {t.slug: t for t in pages.techniques() if t.facts}
-    needed = {s for t in there.values() for s in t.builds_on}
+    written = {t.slug: t for t in pages.techniques() if t.facts}
+    needed = {s for t in written.values() for s in t.builds_on}
     joined = [
         t
         for t in pages.techniques()
-        if t.slug in needed or (t.slug in there and t.builds_on)
+        if t.slug in needed or (t.slug in written and t.builds_on)
     ]
     try:
         order = arcs.sequence({t.slug: t.builds_on for t in joined})
     except ValueError as error:
         raise SiteError(f"builds_on: {error}") from error
-    order += [slug for slug in there if slug not in order]
+    order += [slug for slug in written if slug not in order]
     before = {slug: pages.technique(slug).builds_on for slug in order}
     return fill(
         "prerequisites",
-        svg=arcs.svg(order, before, [s for s in order if s not in there]),
+        svg=arcs.svg(order, before, [s for s in order if s not in written]),
         rows=[
             (pages.technique(s), [pages.technique(b) for b in before[s]]) for s in order
         ],

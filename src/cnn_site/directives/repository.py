@@ -27,15 +27,17 @@ def clone(page: Page, arguments: list[str], settings: Any) -> str:
 
 def changelog(page: Page, arguments: list[str], settings: Any) -> str:
     """CHANGELOG.md as a page, and its new pages and corrections as a feed beside it."""
-    there = {t.slug: t for t in pages.techniques() if t.facts}
+    written = {t.slug: t for t in pages.techniques() if t.facts}
     releases = []
-    for (release, date), of in itertools.groupby(
+    for (release, date), of_release in itertools.groupby(
         changes.changes(), lambda c: (c.release, c.date)
     ):
         headings: dict[str, list[Any]] = {}
-        for c in of:
-            text = c.text if c.slug in there or not c.slug else f"`{c.slug}`: {c.text}"
-            item = (there.get(c.slug), _inline(page, text))
+        for c in of_release:
+            text = (
+                c.text if c.slug in written or not c.slug else f"`{c.slug}`: {c.text}"
+            )
+            item = (written.get(c.slug), _inline(page, text))
             headings.setdefault(c.heading, []).append(item)
         releases.append((release, date, headings))
     feed = changes.feed(page.site_url, page.release)
@@ -50,7 +52,7 @@ def changelog(page: Page, arguments: list[str], settings: Any) -> str:
 def _inline(page: Page, text: str) -> Markup:
     """An item as HTML; its links, relative to the root of the repository, lead to pages or to files of the repository."""
 
-    def there(link: re.Match[str]) -> str:
+    def rewritten(link: re.Match[str]) -> str:
         name, to = link[1], link[2]
         if "://" in to:
             return link[0]
@@ -59,5 +61,5 @@ def _inline(page: Page, text: str) -> Markup:
         to = page.source(to)
         return f"[{name}]({to})" if to else name
 
-    shown = markdown.markdown(re.sub(r"\[([^\]]*)\]\(([^)]+)\)", there, text))
+    shown = markdown.markdown(re.sub(r"\[([^\]]*)\]\(([^)]+)\)", rewritten, text))
     return Markup(shown.removeprefix("<p>").removesuffix("</p>"))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cnn_site.fences import Block, page_blocks, runnable
+from cnn_site.fences import CodeBlock, page_blocks, runnable
 from cnn_site.pages import SiteError, Technique
 
 
@@ -51,7 +51,7 @@ def stamp(t: Technique) -> Stamp:
     )
 
 
-def copy_block(t: Technique) -> Block:
+def copy_block(t: Technique) -> CodeBlock:
     """The titled block under Copy and run."""
     name = t.slug.split("/")[1].replace("-", "_") + ".py"
     for block in page_blocks(t.path):

@@ -81,28 +81,28 @@ def _files(page: Page) -> list[tuple[str, str, str]]:
         path = f"{t.slug}/{name}{suffix}"
         address = page.publish(path, make(t, block, page.address))
         files += [(address, name + suffix, name + suffix)] if address else []
-    host, _, own = page.repository.partition("github.com/")
-    if files and own and host == "https://" and page.release:
+    host, _, repository = page.repository.partition("github.com/")
+    if files and repository and host == "https://" and page.release:
         # where .ci/publish puts the site of a release
-        there = f"blob/gh-pages/{page.release}/{t.slug}/{name}.ipynb"
-        colab = f"https://colab.research.google.com/github/{own}/{there}"
+        notebook = f"blob/gh-pages/{page.release}/{t.slug}/{name}.ipynb"
+        colab = f"https://colab.research.google.com/github/{repository}/{notebook}"
         files.append((colab, "open in Colab", ""))
     return files
 
 
 def wrong_needs(t: pages.Technique) -> list[str]:
     """Where the front matter's `needs` are not what the copied block imports besides torch and torchvision."""
-    block, told = copy_block(t), set(pages.needs(t.path))
+    block, declared = copy_block(t), set(pages.needs(t.path))
     used = {pages.package(name) for name in imported(block.code)}
     used |= {p for p, call in pages.BEHIND.items() if call in block.code}
     used -= {"torch", "torchvision"}
     line = pages.line_of(t.path, "needs")
     return [
         f"docs/{t.slug}.md:{line}: needs {p}, which the copied block does not import; drop it"
-        for p in sorted(told - used)
+        for p in sorted(declared - used)
     ] + [
         f"docs/{t.slug}.md:{block.line}: the copied block imports {p}; write in the front matter: needs: [{p}]"
-        for p in sorted(used - told)
+        for p in sorted(used - declared)
     ]
 
 
@@ -142,12 +142,12 @@ def cite(page: Page, arguments: list[str], settings: Any) -> str:
         "url": page.address,
     }
     body = ",\n".join(f"  {k:<7} = {{{v}}}" for k, v in fields.items())
-    mine = f"@misc{{cnn-techniques-{t.slug.split('/')[1]},\n{body}\n}}"
-    whole = "\n\n".join([mine, *map(pages.bibtex, t.keys)]) + "\n"
+    page_entry = f"@misc{{cnn-techniques-{t.slug.split('/')[1]},\n{body}\n}}"
+    whole = "\n\n".join([page_entry, *map(pages.bibtex, t.keys)]) + "\n"
     name = f"{t.slug}/{t.slug.split('/')[1]}"
     files = [
-        (told, page.publish(name + suffix, text))
-        for told, suffix, text in (
+        (label, page.publish(name + suffix, text))
+        for label, suffix, text in (
             ("BibTeX", ".bib", whole),
             ("RIS", ".ris", citations.ris(whole)),
             ("CSL-JSON", ".csl.json", citations.csl_json(whole)),
@@ -157,7 +157,7 @@ def cite(page: Page, arguments: list[str], settings: Any) -> str:
         "cite",
         release=page.release,
         address=page.address,
-        files=[(told, to, to.rpartition("/")[2]) for told, to in files if to],
-        page_bibtex=code("this page", mine),
+        files=[(label, to, to.rpartition("/")[2]) for label, to in files if to],
+        page_bibtex=code("this page", page_entry),
         papers=[code(pages.short_cite(k), pages.bibtex(k)) for k in t.keys],
     )

@@ -18,13 +18,13 @@ def sources(root: Path = ROOT) -> list[Path]:
 
 def drawings(source: Path) -> dict[str, Figure | str]:
     """File name without ending -> figure. A source sets `figure`, `svg`, or `figures = {"name": ...}`."""
-    found: dict[str, Any] = runpy.run_path(str(source))
+    source_names: dict[str, Any] = runpy.run_path(str(source))
     slug = source.stem.replace("_", "-")
     out: dict[str, Figure | str] = {}
     for key in ("figure", "svg"):
-        if key in found:
-            out[slug] = found[key]
-    for name, drawing in found.get("figures", {}).items():
+        if key in source_names:
+            out[slug] = source_names[key]
+    for name, drawing in source_names.get("figures", {}).items():
         out[f"{slug}-{name}"] = drawing
     if not out:
         raise ValueError(
@@ -53,7 +53,7 @@ def main(slugs: list[str]) -> int:
     failed = 0
     for slug in slugs or known:
         try:
-            found = drawings(known[slug])
+            figures = drawings(known[slug])
         except (
             Exception
         ) as error:  # one source that fails keeps no other from being drawn
@@ -63,7 +63,7 @@ def main(slugs: list[str]) -> int:
             )
             failed = 1
             continue
-        for name, drawing in found.items():
+        for name, drawing in figures.items():
             path = target(known[slug], name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text(drawing), encoding="utf-8")

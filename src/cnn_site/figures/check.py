@@ -76,7 +76,7 @@ CALLS = {
     torch.mean: "AvgPool→1",
     "split": "chunk",
 }
-SILENT = {  # move no numbers
+IGNORED = {  # no line of a figure
     torch.flatten,
     operator.getitem,
     getattr,
@@ -125,7 +125,7 @@ def words(label: str, sub: str) -> list[str]:
     return [WORDS.get(p, p) for p in [first, *parts]]
 
 
-def one(value: Any) -> Any:
+def first_of(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
@@ -133,7 +133,7 @@ def name(m: nn.Module) -> str:
     """The words for a module, as a figure writes them."""
     kernel = getattr(m, "kernel_size", 0)
     k = "×".join(map(str, kernel if isinstance(kernel, tuple) else (kernel, kernel)))
-    stride = one(getattr(m, "stride", 1))
+    stride = first_of(getattr(m, "stride", 1))
     if isinstance(m, nn.Conv2d | nn.ConvTranspose2d):
         kind = (
             "Depthwise"
@@ -146,7 +146,7 @@ def name(m: nn.Module) -> str:
         return (
             f"{kind} {k}, {m.out_channels}"
             + (f", stride {stride}" if stride > 1 else "")
-            + (f", dilation {one(m.dilation)}" if one(m.dilation) > 1 else "")
+            + (f", dilation {first_of(m.dilation)}" if first_of(m.dilation) > 1 else "")
         )
     if isinstance(m, nn.Conv1d):
         return f"Conv1d {k}, {m.out_channels}"
@@ -230,7 +230,7 @@ def computed(
                 if isinstance(part, NO_OPS) or type(part).__name__ == "StochasticDepth"
                 else name(part)
             )
-        elif n.op in {"call_function", "call_method"} and n.target not in SILENT:
+        elif n.op in {"call_function", "call_method"} and n.target not in IGNORED:
             word = CALLS.get(n.target, "") or CALLS.get(
                 str(n.target).removesuffix("_"), ""
             )
@@ -276,7 +276,7 @@ def check(
 Rect = tuple[float, float, float, float]
 
 
-class Record(Canvas):
+class RecordingCanvas(Canvas):
     """Keeps what is drawn as numbers."""
 
     def __init__(self) -> None:
@@ -309,7 +309,7 @@ class Record(Canvas):
 
 def faults(figure: Figure) -> list[str]:
     """Lines through boxes, boxes and labels on one another, labels cut off: by arithmetic, without a browser."""
-    c = Record()
+    c = RecordingCanvas()
     figure.canvas(c)
 
     def meet(p: Rect, q: Rect, by: float = 1.0) -> bool:
@@ -322,25 +322,25 @@ def faults(figure: Figure) -> list[str]:
         x0, y0, x1, y1 = line
         return meet((x0 - 1, y0 - 1, x1 + 1, y1 + 1), box, 1.5)
 
-    found = [
+    messages = [
         f"a line runs through the box at {b[0]:.0f}, {b[1]:.0f}"
         for b in c.boxes
         for k in c.lines
         if through(k, b)
     ]
-    found += [
+    messages += [
         f"two boxes meet at {a[0]:.0f}, {a[1]:.0f}"
         for n, a in enumerate(c.boxes)
         for b in c.boxes[:n]
         if meet(a, b)
     ]
     for n, (t, a) in enumerate(c.labels):
-        found += [f"'{t}' is cut off"] if a[0] < -1 or a[2] > figure.w + 1 else []
-        found += [f"'{t}' lies on a line" for k in c.lines if through(k, a)]
-        found += [f"'{t}' and '{u}' meet" for u, b in c.labels[:n] if meet(a, b)]
-        found += [
+        messages += [f"'{t}' is cut off"] if a[0] < -1 or a[2] > figure.w + 1 else []
+        messages += [f"'{t}' lies on a line" for k in c.lines if through(k, a)]
+        messages += [f"'{t}' and '{u}' meet" for u, b in c.labels[:n] if meet(a, b)]
+        messages += [
             f"'{t}' leaves its box"
             for b in c.boxes
             if meet(a, b) and not (b[0] <= a[0] and a[2] <= b[2])
         ]
-    return found
+    return messages

@@ -157,15 +157,15 @@ def ticks(low: float, high: float, px: object) -> list[float]:
     """1, 2, 5, 10 … between `low` and `high`, as many as stand apart."""
     assert callable(px)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for of in ((1, 2, 5), (1, 3), (1,)):
-        found = [float(f"{m}e{e}") for e in decades for m in of]
-        found = [v for v in found if low <= v <= high]
-        widths = [text_width(f"{v:g}", 11) for v in found]
-        apart = [px(b) - px(a) for a, b in pairwise(found)]
+    for mantissas in ((1, 2, 5), (1, 3), (1,)):
+        values = [float(f"{m}e{e}") for e in decades for m in mantissas]
+        values = [v for v in values if low <= v <= high]
+        widths = [text_width(f"{v:g}", 11) for v in values]
+        apart = [px(b) - px(a) for a, b in pairwise(values)]
         need = [(a + b) / 2 + 8 for a, b in pairwise(widths)]
         if all(a >= b for a, b in zip(apart, need, strict=True)):
-            return found
-    return found
+            return values
+    return values
 
 
 def place(
@@ -207,7 +207,7 @@ def candidates(
 ) -> list[Label]:
     w, h = 1.1 * text_width(name, SIZE), SIZE  # a reader's font may be a wide one
     foreign = [d for d in dots if d not in points]
-    found = []
+    labels = []
     for n, (x, y) in enumerate(points):
         end = 0 if n in (0, len(points) - 1) else 4  # rather at an end of the line
         for far in (7, 11, 16, 23, 31, 40):
@@ -236,8 +236,8 @@ def candidates(
                 if not lead and any(gap(box, d) < own + 3 for d in foreign):
                     price += 18  # whose name is it?
                 # Beside reads more easily than above or below.
-                found.append(Label(box, lead, price + 2 * abs(s)))
-    return sorted(found, key=lambda label: label.price)
+                labels.append(Label(box, lead, price + 2 * abs(s)))
+    return sorted(labels, key=lambda label: label.price)
 
 
 def within(box: Rect, frame: Rect) -> bool:
