@@ -217,7 +217,10 @@ def test_the_noise_at_the_bottom_grows_as_the_rate_over_one_minus_mu(mu: float) 
 def test_the_path_turns_with_the_bowl() -> None:
     angle = torch.tensor(0.7, dtype=torch.float64)
     turn = torch.stack(
-        [torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])]
+        [
+            torch.stack([angle.cos(), -angle.sin()]),
+            torch.stack([angle.sin(), angle.cos()]),
+        ]
     )
     start = torch.tensor([2.0, -1.0], dtype=torch.float64)
     straight = down(start, 30, lr=0.1)

@@ -63,8 +63,11 @@ class AdaBelief(Optimizer):
         if not 0 < group["eps"] < float("inf"):
             raise ValueError(f"expected eps above 0, got {group['eps']}")
         betas = group["betas"]
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"expected two betas from 0 to below 1, got {betas}")
+        if len(betas) != 2 or not (0 < betas[0] < 1 and 0 <= betas[1] < 1):
+            raise ValueError(
+                "expected beta1 between 0 and 1 (at 0 no gradient strays from its "
+                f"mean) and beta2 from 0 to below 1, got {betas}"
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state, of timm's AdaBelief too; no other is taken over."""
