@@ -1,3 +1,7 @@
 """How weights change: optimisers, and what keeps their steps right."""
 
+from .adabelief import AdaBelief as AdaBelief
+from .adam import Adam as Adam
 from .adamw import AdamW as AdamW
+from .radam import RAdam as RAdam
+from .sgd_momentum import SGD as SGD
