@@ -1,3 +1,5 @@
 """How weights change: optimisers, and what keeps their steps right."""
 
 from .adamw import AdamW as AdamW
+from .lamb import LAMB as LAMB
+from .lion import Lion as Lion
