@@ -1,13 +1,16 @@
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cnn_lab import bench
 from cnn_lab.data import digits
 from cnn_lab.fit import accuracy, fit, steps
 from cnn_lab.record import interval, paired, repeat
+from cnn_site import race
 from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import AdamW
@@ -371,3 +374,21 @@ def test_adamw_paired_against_sgd_with_momentum_at_three_rates_each(evidence) ->
         },
         run=adamw_against_sgd,
     )
+
+
+# ---------------------------------------------------------------- the race
+
+
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # fixed before any run
+
+
+def race_arm(rate: float) -> bench.Arm:
+    return bench.Arm(
+        "AdamW", optimizer=lambda m: AdamW(m.parameters(), lr=rate, weight_decay=0.01)
+    )
+
+
+@pytest.mark.record
+def test_record_the_race(evidence) -> None:
+    arguments = race.arguments(RATES, "optimization/adamw")
+    evidence.measured("race", arguments=arguments, run=partial(race.race, race_arm))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import timm.optim
 import torch
 from torch import Tensor, nn
 
+from cnn_lab import bench
+from cnn_site import race
 from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import LAMB, AdamW
@@ -327,3 +330,21 @@ def test_the_state_is_two_numbers_for_every_parameter(evidence) -> None:
         assert numbers % params == 0
     evidence.computed("cost", rows)
     assert [row["per_parameter"] for row in rows.values()] == [2, 2]
+
+
+# ---------------------------------------------------------------- the race
+
+
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # fixed before any run
+
+
+def race_arm(rate: float) -> bench.Arm:
+    return bench.Arm(
+        "LAMB", optimizer=lambda m: LAMB(m.parameters(), lr=rate, weight_decay=0.01)
+    )
+
+
+@pytest.mark.record
+def test_record_the_race(evidence) -> None:
+    arguments = race.arguments(RATES, "optimization/lamb")
+    evidence.measured("race", arguments=arguments, run=partial(race.race, race_arm))

@@ -2,12 +2,15 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import timm.optim
 import torch
 from torch import Tensor, nn
 
+from cnn_lab import bench
+from cnn_site import race
 from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import AdamW, Lion
@@ -288,3 +291,21 @@ def test_the_state_is_one_number_for_every_parameter(evidence) -> None:
         assert numbers % params == 0
     evidence.computed("cost", rows)
     assert [row["per_parameter"] for row in rows.values()] == [2, 1]
+
+
+# ---------------------------------------------------------------- the race
+
+
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)  # fixed before any run
+
+
+def race_arm(rate: float) -> bench.Arm:
+    return bench.Arm(
+        "Lion", optimizer=lambda m: Lion(m.parameters(), lr=rate, weight_decay=0.1)
+    )
+
+
+@pytest.mark.record
+def test_record_the_race(evidence) -> None:
+    arguments = race.arguments(RATES, "optimization/lion")
+    evidence.measured("race", arguments=arguments, run=partial(race.race, race_arm))

@@ -3,11 +3,14 @@
 import copy
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cnn_lab import bench
+from cnn_site import race
 from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import SGD, Adam, AdamW, RAdam
@@ -393,3 +396,19 @@ def test_the_state_is_two_numbers_for_every_parameter(evidence) -> None:
         assert numbers % params == 0
     evidence.computed("cost", rows)
     assert [row["per_parameter"] for row in rows.values()] == [1, 2, 2]
+
+
+# ---------------------------------------------------------------- the race
+
+
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # fixed before any run
+
+
+def race_arm(rate: float) -> bench.Arm:
+    return bench.Arm("RAdam", optimizer=lambda m: RAdam(m.parameters(), lr=rate))
+
+
+@pytest.mark.record
+def test_record_the_race(evidence) -> None:
+    arguments = race.arguments(RATES, "optimization/radam")
+    evidence.measured("race", arguments=arguments, run=partial(race.race, race_arm))

@@ -2,11 +2,14 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cnn_lab import bench
+from cnn_site import race
 from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import SGD, Adam
@@ -408,3 +411,24 @@ def test_the_state_is_one_number_for_every_parameter(evidence) -> None:
         assert numbers % params == 0
     evidence.computed("cost", rows)
     assert [row["per_parameter"] for row in rows.values()] == [0, 1, 1, 2]
+
+
+# ---------------------------------------------------------------- the race
+
+
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # fixed before any run
+
+
+def race_arm(rate: float) -> bench.Arm:
+    return bench.Arm(
+        "SGD with momentum",
+        optimizer=lambda m: SGD(
+            m.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4
+        ),
+    )
+
+
+@pytest.mark.record
+def test_record_the_race(evidence) -> None:
+    arguments = race.arguments(RATES, "optimization/sgd-momentum")
+    evidence.measured("race", arguments=arguments, run=partial(race.race, race_arm))

@@ -3,7 +3,7 @@
 from .adabelief import AdaBelief as AdaBelief
 from .adam import Adam as Adam
 from .adamw import AdamW as AdamW
-from .radam import RAdam as RAdam
-from .sgd_momentum import SGD as SGD
 from .lamb import LAMB as LAMB
 from .lion import Lion as Lion
+from .radam import RAdam as RAdam
+from .sgd_momentum import SGD as SGD
