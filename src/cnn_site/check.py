@@ -122,26 +122,33 @@ def _faults(rules: list[Check], t: Technique) -> Iterator[str]:
                 yield fault
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+def main(given: list[str] | None = None) -> int:
+    arguments = argparse.ArgumentParser(
         prog="python -m cnn_site.check",
         description="What is still to do for a technique.",
     )
-    parser.add_argument("slug", help="as in docs/catalogue.csv, e.g. attention/cbam")
-    slug = parser.parse_args(arguments).slug.strip("/")
+    arguments.add_argument(
+        "slug", nargs="+", help="as in docs/catalogue.csv, e.g. attention/cbam"
+    )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    codes = [report(slug.strip("/")) for slug in arguments.parse_args(given).slug]
+    return max(codes)
+
+
+def report(slug: str) -> int:
+    """Print the list; 1 if something is on it, 2 for a technique that nobody knows."""
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:  # blocks may write files
         os.chdir(folder)
         try:
-            by_step = to_do(slug)
+            steps = to_do(slug)
         except SiteError as error:
             print(error, file=sys.stderr)
             return 2
         finally:
             os.chdir(here)
-    count = sum(map(len, by_step.values()))
-    for n, (step, faults) in enumerate(by_step.items(), 1):
+    count = sum(map(len, steps.values()))
+    for n, (step, faults) in enumerate(steps.items(), 1):
         print(f"{n}. {step}{': done' if not faults else ''}")
         for fault in faults:
             print("   [ ]", re.sub(r"\n(?=.)", "\n       ", fault.rstrip()))

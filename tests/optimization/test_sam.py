@@ -44,7 +44,10 @@ def test_refuses_a_negative_rate() -> None:
 
 
 def bench_arm(key: str) -> bench.Arm:
-    return bench.Arm("Sharpness-aware minimisation", optimizer=lambda model: SharpnessAwareMinimisation(model.parameters()))
+    return bench.Arm(
+        "Sharpness-aware minimisation",
+        optimizer=lambda model: SharpnessAwareMinimisation(model.parameters()),
+    )
 
 
 def test_cost_on_the_bench(evidence) -> None:
