@@ -91,7 +91,7 @@ def held_out_run(arm: bench.Arm, seed: int) -> Json:
         fit(
             model,
             (images[train], labels[train]),
-            **budget,
+            **budget,  # type: ignore[arg-type]
             optimizer=optimizer,
             schedule=arm.schedule(optimizer, steps(len(train), **budget)),
             loss=arm.loss,
