@@ -137,4 +137,4 @@ def _processor() -> str:
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.accelerator()
+    return platform.processor() or platform.machine()

@@ -72,14 +72,14 @@ def test_seeds_are_the_outer_loop_and_what_is_done_is_not_done_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     made: list[tuple[int, float]] = []
-    train_steps = training._train_epochs  # the training itself
+    train_epochs = training._train_epochs  # the training itself
 
     def counted(run: Any, recipe: Recipe, *rest: Any) -> None:
         if len(made) == 3 and not stopped:
             stopped.append(True)
             raise Stopped("told to stop")
         made.append((recipe.seed, recipe.mixup))
-        train_steps(run, recipe, *rest)
+        train_epochs(run, recipe, *rest)
 
     stopped: list[bool] = []
     monkeypatch.setattr(training, "_train_epochs", counted)

@@ -208,7 +208,7 @@ def test_predict_refuses_other_outputs() -> None:
 # --- the loop under it -----------------------------------------------------------
 
 
-def walked(model: nn.Module, **settings: Any) -> list[Step]:
+def made_steps(model: nn.Module, **settings: Any) -> list[Step]:
     options = {
         "source": InMemory(X, Y),
         "epochs": 3,
@@ -227,14 +227,14 @@ def noisy(images: Tensor, draws: Tensor) -> Tensor:
 def test_a_run_goes_on_from_any_step_without_making_the_steps_before(done: int) -> None:
     source = InMemory(X, Y, noisy, draws=6)
     whole, parted = network(dropout=0.5), network(dropout=0.5)
-    told = walked(whole, source=source)
+    expected = made_steps(whole, source=source)
     steps = train_steps(
         parted, source, epochs=3, batch_size=16, optimizer=sgd(parted), seed=4
     )
     first = [next(steps) for _ in range(done)]
     steps.close()
-    rest = walked(parted, source=source, start_step=done)
-    assert first + rest == told and len(told) == 12
+    rest = made_steps(parted, source=source, start_step=done)
+    assert first + rest == expected and len(expected) == 12
     assert all(
         torch.equal(a, b)
         for a, b in zip(whole.parameters(), parted.parameters(), strict=True)
@@ -242,7 +242,7 @@ def test_a_run_goes_on_from_any_step_without_making_the_steps_before(done: int) 
 
 
 def test_a_step_says_where_it_is() -> None:
-    told = walked(network())
+    told = made_steps(network())
     assert [(s.epoch, s.step) for s in told][3:6] == [(1, 4), (2, 1), (2, 2)]
     assert [s.images for s in told][:4] == [16, 16, 16, 2]
     assert [s.ends_epoch for s in told][:5] == [False, False, False, True, False]
@@ -250,7 +250,7 @@ def test_a_step_says_where_it_is() -> None:
 
 def test_who_loads_the_images_changes_nothing() -> None:
     source = InMemory(X, Y, noisy, draws=6)
-    assert walked(network(), source=source) == walked(
+    assert made_steps(network(), source=source) == made_steps(
         network(), source=source, workers=2
     )
 
@@ -262,7 +262,7 @@ def test_an_image_that_cannot_be_read_ends_the_run_with_its_own_message() -> Non
 
     for workers in (0, 1):
         with pytest.raises(BadData, match=r"^cat.jpg is not an image$"):
-            walked(network(), source=Broken(X, Y), workers=workers)
+            made_steps(network(), source=Broken(X, Y), workers=workers)
 
 
 def test_what_comes_before_an_epoch_is_told_which_one() -> None:
@@ -272,8 +272,8 @@ def test_what_comes_before_an_epoch_is_told_which_one() -> None:
         epochs.append(epoch)
         to_train(model, epoch)
 
-    walked(network(), before_epoch=before)
-    walked(network(), before_epoch=before, start_step=5)  # in the second epoch
+    made_steps(network(), before_epoch=before)
+    made_steps(network(), before_epoch=before, start_step=5)  # in the second epoch
     assert epochs == [1, 2, 3, 2, 3]
 
 

@@ -207,7 +207,7 @@ def test_a_network_counts_as_slower_when_all_processes_agree(
     for ratios, slower in (([0.9, 0.91, 0.8], True), ([0.9, 0.95, 0.8], False)):
         told: list[int] = []
         monkeypatch.setattr(
-            speed, "_process", lambda task, ratios=ratios: process(ratios, task)
+            speed, "_start_process", lambda task, ratios=ratios: process(ratios, task)
         )
         arguments = speed.timing(variant(Small), [1, 3, 8, 8])
         found = speed.beside_its_reference(**arguments)

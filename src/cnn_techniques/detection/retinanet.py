@@ -301,7 +301,8 @@ def retinanet_detections(
         score_threshold: what is less probable is dropped.
         iou_threshold: of two boxes of a class that overlap by more, the surer stays.
         candidates: how many of each level are considered.
-        limit: how many of an image are given back (paper: 100; torchvision: 300).
+        limit: how many of an image are given back. COCO's measure counts 100 of them
+            (maxDets); torchvision gives back 300.
     """
     height, width = output.image_size
     found = []
