@@ -33,7 +33,7 @@ def link(to: str, kind: str) -> ET.Element:
 
 
 class Anchors(Treeprocessor):
-    """Gives tables and figures their link, and those that no directive made their id."""
+    """Gives tables and figures their link, those that no directive made their id, and rows theirs: `table-cost.resnet-50`."""
 
     def __init__(self, ids: Ids) -> None:
         super().__init__()
@@ -50,6 +50,11 @@ class Anchors(Treeprocessor):
             if "id" not in el.attrib:
                 heads = " ".join("".join(th.itertext()) for th in el.iter("th"))
                 el.set("id", self.ids.new("table", slugify(heads, "-")[:40]))
+            for row in el.iter("tr"):
+                name = row.find("th[@scope='row']")
+                if name is not None and "id" not in row.attrib:
+                    words = slugify("".join(name.itertext()), "-")
+                    row.set("id", self.ids.new(f"{el.get('id')}.{words}"))
             stands = el
             parent = parents[el]
             if "scroll" in parent.get("class", "").split():

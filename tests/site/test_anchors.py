@@ -33,6 +33,7 @@ def rendered(text: str) -> str:
 HEAD = "[[technique attention/squeeze-and-excitation]]\n\n"
 NUMBER = "It adds [[=cost.se_resnet50.more_params*100:.1f]] % here.\n\n"
 FIGURE = "![What](../figures/attention/squeeze-and-excitation.svg)\n\n"
+COLUMN = '- {head: "Parameters, M", computed: params, per: 1e6}\n\n'
 TABLE = "| Letter | Is |\n|:--|:--|\n| N | images |\n\n"
 
 
@@ -47,6 +48,15 @@ def test_ids_stay_when_the_page_around_them_is_edited() -> None:
         for page in (once, later):
             assert page.count(f'id="{name}"') == 1
             assert page.count(f'href="#{name}"') == 1
+
+
+def test_a_row_has_the_address_of_its_table_and_its_name() -> None:
+    row = '<tr><th scope="row">ResNet-50, wide</th><td>1</td></tr>'
+    page = rendered(f'{HEAD}<table id="t"><tbody>{row}{row}</tbody></table>')
+    assert 'id="t.resnet-50-wide"' not in page, "raw HTML stays as it is written"
+    page = rendered(HEAD + "[[numbers cost]]\nfirst: Network\ncolumns:\n" + COLUMN)
+    assert page.count('<tr id="table-numbers-cost.') == page.count('<th scope="row">')
+    assert 'id="table-numbers-cost.resnet-50"' in page
 
 
 def test_a_number_leads_to_the_record_and_names_its_path() -> None:
