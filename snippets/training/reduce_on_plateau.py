@@ -12,8 +12,9 @@ schedule = ReduceOnPlateau(optimizer, patience=2)
 for epoch, loss in enumerate(LOSSES, 1):
     optimizer.step()  # for every batch, after loss.backward()
     schedule.step(loss)  # per epoch
+    (rate,) = schedule.get_last_lr()
     print(
         f"epoch {epoch:2}: loss {loss:.2f}, best {schedule.best:.2f}, "
-        f"without a gain {schedule.num_bad_epochs}, rate {schedule.get_last_lr()[0]:.3f}"
+        f"without a gain {schedule.num_bad_epochs}, rate {rate:.3f}"
     )
 # --8<-- [end:usage]

@@ -1,8 +1,8 @@
 """One cycle: the rate rises to a high maximum, then falls far below its start.
 
-Source: Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks Using
-Large Learning Rates", 2017, arXiv:1708.07120 (the policy "1cycle"); two phases along half
-cosines, the default here, are fastai's and torch's.
+Source: Smith and Topin, "Super-Convergence: Very Fast Training of Neural Networks
+Using Large Learning Rates", 2017, arXiv:1708.07120 (the policy "1cycle"); two phases
+along half cosines, the default here, are fastai's and torch's.
 Legend: t the calls of `step` so far, T all steps, p the part of a phase that is done.
 """
 
@@ -33,7 +33,7 @@ class OneCycle(LRScheduler):
     """Sets rate and momentum for one run of known length; step it after every batch.
 
     Args:
-        optimizer: its rates and momentum (Adam: the first of its betas) are overwritten.
+        optimizer: its rates and momentum (Adam: its first beta) are overwritten.
         max_lr: the highest rate; one number, or one for each group.
         total_steps: T, of the whole run.
         pct_start: the part of the run in which the rate rises, in (0, 1).
@@ -89,8 +89,8 @@ class OneCycle(LRScheduler):
             )
         if cycle_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
             raise ValueError(
-                "expected an optimizer with momentum or betas, or cycle_momentum=False, "
-                f"got {type(optimizer).__name__}"
+                "expected an optimizer with momentum or betas, "
+                f"or cycle_momentum=False, got {type(optimizer).__name__}"
             )
         # --8<-- [start:phases]
         T = total_steps

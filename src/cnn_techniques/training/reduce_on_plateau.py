@@ -26,16 +26,16 @@ class ReduceOnPlateau:
         mode: "min" for a measure that shall fall, "max" for one that shall rise.
         factor: in (0, 1).
         patience: how many steps without a gain are accepted.
-        threshold: what counts as a gain, above 0 or 0: as a part of the best ("rel"), or
-            as a difference ("abs").
+        threshold: a gain is more than this part of the best ("rel"), or more than this
+            difference ("abs"); 0 or above.
         threshold_mode: "rel" or "abs"; "rel" is for measures above 0.
         cooldown: steps after a reduction that are not counted.
         min_lr: no rate falls below it; one number, or one for each group.
         eps: a reduction by this or less is not made.
 
     State dicts can be exchanged with torch's ReduceLROnPlateau.
-    Raises: ValueError for values outside these ranges, a measure that is NaN, a state of
-        another kind.
+    Raises: ValueError for values outside these ranges, a measure that is NaN, a state
+        of another kind.
     """
 
     def __init__(

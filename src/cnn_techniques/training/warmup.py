@@ -1,9 +1,9 @@
 """Linear warm-up: a rate that rises in equal steps, before any other schedule begins.
 
-Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017,
-arXiv:1706.02677, section 2.2 (gradual warmup).
-Legend: t the calls of `step` so far, n those of the warm-up, s the part of the full rate
-at which it starts, eta a learning rate.
+Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour",
+2017, arXiv:1706.02677, section 2.2 (gradual warmup).
+Legend: t the calls of `step` so far, n those of the warm-up, s the part of the full
+rate at which it starts, eta a learning rate.
 """
 
 # --8<-- [start:imports]
@@ -80,13 +80,15 @@ class LinearWarmUp(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state, that of the schedule after the warm-up included."""
-        rise, after, *more = [*state_dict.get("_schedulers", []), {}, {}]
-        n, groups = rise.get("total_iters"), len(rise.get("base_lrs", []))
-        form = rise.get("end_factor"), state_dict.get("_milestones"), len(more)
-        if form != (1, [n], 2) or groups != len(self.base_lrs):
+        parts: list[dict[str, Any]] = state_dict.get("_schedulers", [])
+        rise, after = parts if len(parts) == 2 else ({}, {})
+        n, groups = rise.get("total_iters", 0), len(rise.get("base_lrs", []))
+        form = rise.get("end_factor"), state_dict.get("_milestones"), groups
+        if form != (1, [n], len(self.base_lrs)):
             raise ValueError(
-                "expected a state of a linear warm-up to the full rate, another schedule "
-                f"and {len(self.base_lrs)} groups, got {groups} groups, {state_dict}"
+                "expected a state of a linear warm-up to the full rate, another "
+                f"schedule and {len(self.base_lrs)} groups, got {groups} groups, "
+                f"{state_dict}"
             )
         if state_dict["last_epoch"] < n:  # torch counts one that has not begun from -1
             after = {**after, "last_epoch": 0, "_last_lr": self.first_rates}
