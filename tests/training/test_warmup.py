@@ -61,8 +61,8 @@ def rates(schedule: Schedule, steps: int) -> list[float]:
 
 
 def sequential(optimizer: Any, n: int, after: Maker, start: float) -> SequentialLR:
-    # the schedule that follows is made first, while the rates are full: torch's
-    # ExponentialLR and OneCycleLR take them from the optimizer
+    # the schedule that follows is made first, as ours does: OneCycleLR sets the rate at
+    # which it starts in the optimizer, and that is where the rise should end
     then = after(optimizer)
     rise = LinearLR(optimizer, start, total_iters=n)
     return SequentialLR(optimizer, [rise, then], [n])
@@ -180,11 +180,20 @@ def test_a_state_of_another_kind_is_refused_and_changes_nothing() -> None:
         SequentialLR(o, [LinearLR(o, 0.1), ConstantLR(o), ConstantLR(o)], [5, 9]),
         LinearWarmUp(sgd(0.1, 0.2), 5, lambda o: CosineAnnealing(o, 9)),
         LinearWarmUp(sgd(), 5, lambda o: StepDecay(o, 9)),
+        LinearWarmUp(sgd(), 5, AFTER["steps"]),
         LambdaLR(sgd(), lambda t: 1.0),
     ):
         with pytest.raises(ValueError, match="expected a state of"):
             schedule.load_state_dict(other.state_dict())
         assert schedule.state_dict() == before
+
+
+def test_the_state_of_another_schedule_after_it_is_refused_for_torchs_schedules_too() -> (
+    None
+):
+    schedule = LinearWarmUp(sgd(), 5, AFTER["cosine"])
+    with pytest.raises(ValueError, match=r"a schedule with .'T_max', 'base_lrs'"):
+        schedule.load_state_dict(LinearWarmUp(sgd(), 5, AFTER["steps"]).state_dict())
 
 
 # ---------------------------------------------------------------- the bench

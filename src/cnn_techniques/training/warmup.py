@@ -84,11 +84,12 @@ class LinearWarmUp(LRScheduler):
         rise, after = parts if len(parts) == 2 else ({}, {})
         n, groups = rise.get("total_iters", 0), len(rise.get("base_lrs", []))
         form = rise.get("end_factor"), state_dict.get("_milestones"), groups
-        if form != (1, [n], len(self.base_lrs)):
+        entries = {k for k in self.after.state_dict() if not k.startswith("_")}
+        if form != (1, [n], len(self.base_lrs)) or not entries <= after.keys():
             raise ValueError(
-                "expected a state of a linear warm-up to the full rate, another "
-                f"schedule and {len(self.base_lrs)} groups, got {groups} groups, "
-                f"{state_dict}"
+                "expected a state of a linear warm-up to the full rate, a schedule with "
+                f"{sorted(entries)} and {len(self.base_lrs)} groups, got {groups} "
+                f"groups, {state_dict}"
             )
         if state_dict["last_epoch"] < n:  # torch counts one that has not begun from -1
             after = {**after, "last_epoch": 0, "_last_lr": self.first_rates}
