@@ -87,8 +87,8 @@ class LinearWarmUp(LRScheduler):
         entries = {k for k in self.after.state_dict() if not k.startswith("_")}
         if form != (1, [n], len(self.base_lrs)) or not entries <= after.keys():
             raise ValueError(
-                "expected a state of a linear warm-up to the full rate, a schedule with "
-                f"{sorted(entries)} and {len(self.base_lrs)} groups, got {groups} "
+                "expected a state of a linear warm-up to the full rate, a schedule "
+                f"with {sorted(entries)} and {len(self.base_lrs)} groups, got {groups} "
                 f"groups, {state_dict}"
             )
         if state_dict["last_epoch"] < n:  # torch counts one that has not begun from -1
