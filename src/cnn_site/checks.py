@@ -61,6 +61,10 @@ FORBIDDEN: dict[str, list[str]] = {
         "_foreach_",
     ],
     "training/cosine-annealing": ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"],
+    "training/one-cycle": ["OneCycleLR"],
+    "training/reduce-on-plateau": ["ReduceLROnPlateau"],
+    "training/step-decay": ["StepLR", "MultiStepLR"],
+    "training/warmup": ["LinearLR", "SequentialLR"],
     "compression/knowledge-distillation": ["kl_div", "KLDivLoss"],
     "evaluation/model-cost": ["flop_counter", "FlopCounterMode"],
 }
