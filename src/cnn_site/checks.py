@@ -61,6 +61,8 @@ FORBIDDEN: dict[str, list[str]] = {
         "_foreach_",
     ],
     "training/cosine-annealing": ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"],
+    "training/label-smoothing": ["label_smoothing="],
+    "training/weight-ema": ["swa_utils", "AveragedModel"],
     "compression/knowledge-distillation": ["kl_div", "KLDivLoss"],
     "evaluation/model-cost": ["flop_counter", "FlopCounterMode"],
 }
