@@ -232,7 +232,7 @@ NAMES = {
 
 
 def bench_network(block_size: int) -> nn.Module:
-    """Behind each of the last two stages, as in the paper: maps of 7 x 7 and 4 x 4."""
+    """Behind each of the last two stages, whose maps are 7 x 7 and 4 x 4."""
     model = bench.network()
     for stage in (model.layer2, model.layer3):
         stage.append(DropBlock(0.1, block_size))

@@ -35,6 +35,8 @@ class WeightEMA(nn.Module):
     Raises: ValueError for a decay outside [0, 1), or when it is shown another network.
     """
 
+    n_averaged: Tensor  # (): the updates that were made, t
+
     def __init__(
         self,
         model: nn.Module,
