@@ -65,6 +65,8 @@ FORBIDDEN: dict[str, list[str]] = {
     "training/reduce-on-plateau": ["ReduceLROnPlateau"],
     "training/step-decay": ["StepLR", "MultiStepLR"],
     "training/warmup": ["LinearLR", "SequentialLR"],
+    "training/label-smoothing": ["label_smoothing="],
+    "training/weight-ema": ["swa_utils", "AveragedModel"],
     "compression/knowledge-distillation": ["kl_div", "KLDivLoss"],
     "evaluation/model-cost": ["flop_counter", "FlopCounterMode"],
 }

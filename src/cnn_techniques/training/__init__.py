@@ -3,6 +3,11 @@
 from .cosine_annealing import CosineAnnealing as CosineAnnealing
 from .cosine_annealing import CosineWarmRestarts as CosineWarmRestarts
 from .cosine_annealing import cosine_rate as cosine_rate
+from .dropblock import DropBlock as DropBlock
+from .dropblock import centre_rate as centre_rate
+from .dropblock import drop_blocks as drop_blocks
+from .label_smoothing import smooth_labels as smooth_labels
+from .label_smoothing import smoothed_cross_entropy as smoothed_cross_entropy
 from .mixup import Mixup as Mixup
 from .mixup import mixup_batch as mixup_batch
 from .one_cycle import OneCycle as OneCycle
@@ -10,3 +15,7 @@ from .reduce_on_plateau import ReduceOnPlateau as ReduceOnPlateau
 from .step_decay import MultiStepDecay as MultiStepDecay
 from .step_decay import StepDecay as StepDecay
 from .warmup import LinearWarmUp as LinearWarmUp
+from .stochastic_depth import StochasticDepth as StochasticDepth
+from .stochastic_depth import linear_drop_rates as linear_drop_rates
+from .weight_ema import WeightEMA as WeightEMA
+from .weight_ema import recompute_batch_norms as recompute_batch_norms
