@@ -5,7 +5,7 @@
   const one = (sel, root = document) => root.querySelector(sel);
   const all = (sel, root = document) => [...root.querySelectorAll(sel)];
   const set = (el, values) => { for (const name in values) el.setAttribute(name, values[name]); };
-  const short = x => x === Infinity ? "∞" : String(+x.toPrecision(3));
+  const short = x => x === Infinity ? "∞" : String(+x.toPrecision(3)).replace("-", "−");  // a line may break at a hyphen
   const [LEFT, WIDTH] = [56, 296];                       // of the plots, in units of the SVG
 
   // --- the rate of step t ---

@@ -99,9 +99,9 @@ def test_the_digits_are_those_of_the_figure_above_them() -> None:
 
 @pytest.mark.parametrize(
     ("x", "text"),
-    [(0.1, "0.1"), (2.4674e-5, "0.0000247"), (4e-7, "4e-7"), (1.25e-9, "1.25e-9"), (0, "0"), (1234, "1230"), (float("inf"), "∞")],
+    [(0.1, "0.1"), (2.4674e-5, "0.0000247"), (4e-7, "4e−7"), (1.25e-9, "1.25e−9"), (0, "0"), (1234, "1230"), (float("inf"), "∞")],
 )  # fmt: skip
-def test_a_number_is_written_as_javascript_does(x: float, text: str) -> None:
+def test_a_number_is_written_as_the_script_does(x: float, text: str) -> None:
     assert made.short(x) == text
 
 

@@ -329,13 +329,15 @@ def _label(digit: int, y: float, share: float) -> str:
 
 
 def short(x: float) -> str:
-    """Three digits, as JavaScript writes numbers, so that still and redrawn figure say the same."""
+    """Three digits, written as the script writes them, so that still and redrawn figure say the same."""
     if math.isinf(x):
         return "∞"
     rounded = Decimal(f"{x:.3g}")
     if rounded and abs(rounded) < Decimal("1e-6"):
         digits, _, exponent = f"{rounded:e}".partition("e")
-        return f"{digits}e{int(exponent)}"
+        return f"{digits}e{int(exponent)}".replace(
+            "-", "−"
+        )  # a line may break at a hyphen
     return f"{rounded:f}"
 
 
