@@ -146,7 +146,14 @@ const addressState = (() => {
   });
   addEventListener("afterprint", () => one(".answers")?.remove());
 
-  const start = () => { restore(); guess(); sortable(); };
+  // --- figures with options: their script is fetched by the first page that has one ---
+  const widgets = { src: new URL("widgets.js", document.currentScript.src).href };
+  function figures() {
+    if (widgets.asked || !one(".widget")) return;
+    widgets.asked = document.head.appendChild(Object.assign(document.createElement("script"), { src: widgets.src }));
+  }
+
+  const start = () => { restore(); guess(); sortable(); figures(); };
   window.document$ ? document$.subscribe(start) : start();
 })();
 

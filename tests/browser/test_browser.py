@@ -56,6 +56,8 @@ def kinds() -> Iterator[str]:
             if kind == "technique" and relative.stem not in (
                 "squeeze-and-excitation",
                 "retinanet",
+                "cosine-annealing",
+                "mixup",
             ):
                 continue
             kind += relative.stem

@@ -40,13 +40,14 @@ from .repository import changelog, clone
 from .stamps import copy_block as copy_block
 from .stamps import stamp as stamp
 from .technique import cite, corrections, needs, ran, technique
+from .widgets import widget
 
 DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     f.__name__: f
     for f in (
         technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, processors, skips, references, order, prerequisites,
-        needs, clone, changelog, intervals,
+        needs, clone, changelog, intervals, widget,
     )
 }  # fmt: skip
 
