@@ -1,8 +1,7 @@
 import torch
 from torch import nn
 
-from cnn_techniques.optimization import RAdam
-from cnn_techniques.optimization.radam import rectification
+from cnn_techniques.optimization import RAdam, rectification
 
 # --8<-- [start:usage]
 torch.manual_seed(0)

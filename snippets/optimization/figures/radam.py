@@ -1,7 +1,7 @@
 import matplotlib.pyplot as plt
 
 from cnn_site.figures.plots import STYLE, plot_svg
-from cnn_techniques.optimization.radam import rectification
+from cnn_techniques.optimization import rectification
 
 STEPS = range(1, 10_001)
 
@@ -20,6 +20,6 @@ with plt.rc_context(STYLE):
         "radam",
         "The factor r of RAdam's learning rate over the first 10,000 steps",
         "Three curves over a logarithmic axis of steps. None has a value in the first five "
-        "steps, which are momentum. Then all rise from below 0.3 to 1: for beta2 = 0.9 within "
-        "30 steps, for 0.99 within 300, for 0.999 within 3,000.",
+        "steps, which are momentum. Then all rise from below 0.3 to 1; they are at 0.9 after "
+        "about 30 steps for beta2 = 0.9, 280 for 0.99 and 2,700 for 0.999.",
     )

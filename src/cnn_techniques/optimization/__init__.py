@@ -4,4 +4,5 @@ from .adabelief import AdaBelief as AdaBelief
 from .adam import Adam as Adam
 from .adamw import AdamW as AdamW
 from .radam import RAdam as RAdam
+from .radam import rectification as rectification
 from .sgd_momentum import SGD as SGD
