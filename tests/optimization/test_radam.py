@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
-from cnn_techniques.optimization import SGD, Adam, AdamW, RAdam
-from cnn_techniques.optimization import rectification
+from cnn_techniques.optimization import SGD, Adam, AdamW, RAdam, rectification
 
 
 def path(theta: Tensor, gradients: Tensor) -> Tensor:
