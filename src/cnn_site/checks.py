@@ -54,6 +54,15 @@ FORBIDDEN: dict[str, list[str]] = {
         "F.scaled_dot_product_attention",
         "multi_head_attention_forward",
     ],
+    "optimization/sgd-momentum": ["torch.optim.SGD", "optim.sgd", "_foreach_"],
+    "optimization/adam": [
+        "torch.optim.Adam",
+        "optim.adam",
+        "_fused_adam",
+        "_foreach_",
+    ],
+    "optimization/radam": ["torch.optim.RAdam", "optim.radam", "_foreach_"],
+    "optimization/adabelief": ["torch.optim.Adam", "timm", "_foreach_"],
     "optimization/adamw": [
         "torch.optim.Adam",
         "optim.adamw",

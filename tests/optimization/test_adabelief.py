@@ -336,16 +336,16 @@ def test_a_state_with_other_groups_or_values_is_refused_and_changes_nothing() ->
 
 
 def test_the_state_is_two_numbers_for_every_parameter(evidence) -> None:
+    with torch.device("meta"):  # sizes without numbers
+        net = resnet50()
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
     rows = {}
     for key, name, kind, settings in (
         ("momentum", "SGD with momentum", SGD, {"momentum": 0.9}),
         ("adam", "Adam", Adam, {}),
         ("adabelief", "AdaBelief", AdaBelief, {}),
     ):
-        with torch.device("meta"):  # sizes without numbers
-            net = resnet50()
-        for p in net.parameters():
-            p.grad = torch.zeros_like(p)
         optimizer = kind(net.parameters(), lr=0.1, **settings)
         optimizer.step()
         kept = [

@@ -13,8 +13,7 @@ from cnn_lab import bench
 from cnn_site import race
 from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
-from cnn_techniques.optimization import SGD, Adam, AdamW, RAdam
-from cnn_techniques.optimization.radam import rectification
+from cnn_techniques.optimization import SGD, Adam, AdamW, RAdam, rectification
 
 
 def path(theta: Tensor, gradients: Tensor) -> Tensor:
@@ -368,16 +367,16 @@ def test_a_state_with_other_groups_or_values_is_refused_and_changes_nothing() ->
 
 
 def test_the_state_is_two_numbers_for_every_parameter(evidence) -> None:
+    with torch.device("meta"):  # sizes without numbers
+        net = resnet50()
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
     rows = {}
     for key, name, kind, settings in (
         ("momentum", "SGD with momentum", SGD, {"momentum": 0.9}),
         ("adam", "Adam", Adam, {}),
         ("radam", "RAdam", RAdam, {}),
     ):
-        with torch.device("meta"):  # sizes without numbers
-            net = resnet50()
-        for p in net.parameters():
-            p.grad = torch.zeros_like(p)
         optimizer = kind(net.parameters(), lr=0.1, **settings)
         optimizer.step()
         kept = [

@@ -181,10 +181,10 @@ def test_it_is_stable_up_to_a_rate_of_two_times_one_plus_mu_over_the_curvature(
     hessian = torch.tensor([[curvature]], dtype=torch.float64)
     start = torch.ones(1, dtype=torch.float64)
     limit = 2 * (1 + mu) / curvature
-    below = down(start, 3000, hessian, lr=0.99 * limit, momentum=mu)
-    above = down(start, 3000, hessian, lr=1.01 * limit, momentum=mu)
-    assert below[-1].abs() < 1e-3
-    assert above[-1].abs() > 1e3
+    below = down(start, 1000, hessian, lr=0.99 * limit, momentum=mu)
+    above = down(start, 1000, hessian, lr=1.01 * limit, momentum=mu)
+    assert below[-1].abs() < 0.05
+    assert above[-1].abs() > 20
 
 
 def test_with_polyaks_rate_and_momentum_the_error_falls_by_the_root_of_the_condition() -> (
@@ -208,7 +208,7 @@ def test_the_noise_at_the_bottom_grows_as_the_rate_over_one_minus_mu(mu: float) 
     h, lr = 1.0, 0.01
     expected = lr * (1 + mu) / (h * (1 - mu) * (2 * (1 + mu) - lr * h))
     torch.manual_seed(0)
-    weight = nn.Parameter(torch.zeros(4000, dtype=torch.float64))
+    weight = nn.Parameter(torch.zeros(2000, dtype=torch.float64))
     optimizer = SGD([weight], lr=lr, momentum=mu)
     for _ in range(1500):
         weight.grad = h * weight.detach() + torch.randn_like(weight)
@@ -382,6 +382,10 @@ def test_a_state_with_other_groups_or_values_is_refused_and_changes_nothing() ->
 
 
 def test_the_state_is_one_number_for_every_parameter(evidence) -> None:
+    with torch.device("meta"):  # sizes without numbers
+        net = resnet50()
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
     rows = {}
     for key, name, kind, settings in (
         ("sgd", "SGD", SGD, {"momentum": 0.0}),
@@ -389,10 +393,6 @@ def test_the_state_is_one_number_for_every_parameter(evidence) -> None:
         ("nesterov", "SGD with Nesterov's momentum", SGD, {"nesterov": True}),
         ("adam", "Adam", Adam, {}),
     ):
-        with torch.device("meta"):  # sizes without numbers
-            net = resnet50()
-        for p in net.parameters():
-            p.grad = torch.zeros_like(p)
         optimizer = kind(net.parameters(), lr=0.1, **settings)
         optimizer.step()
         kept = [

@@ -6,4 +6,5 @@ from .adamw import AdamW as AdamW
 from .lamb import LAMB as LAMB
 from .lion import Lion as Lion
 from .radam import RAdam as RAdam
+from .radam import rectification as rectification
 from .sgd_momentum import SGD as SGD
