@@ -60,6 +60,7 @@ FORBIDDEN: dict[str, list[str]] = {
         "_fused_adam",
         "_foreach_",
     ],
+    "optimization/muon": ["torch.optim.Muon", "optim._muon"],
     "training/cosine-annealing": ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"],
     "compression/knowledge-distillation": ["kl_div", "KLDivLoss"],
     "evaluation/model-cost": ["flop_counter", "FlopCounterMode"],

@@ -3,3 +3,5 @@
 from .adamw import AdamW as AdamW
 from .lamb import LAMB as LAMB
 from .lion import Lion as Lion
+from .muon import Muon as Muon
+from .muon import newton_schulz as newton_schulz
