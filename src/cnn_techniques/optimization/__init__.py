@@ -5,3 +5,5 @@ from .lamb import LAMB as LAMB
 from .lion import Lion as Lion
 from .muon import Muon as Muon
 from .muon import newton_schulz as newton_schulz
+from .sam import SAM as SAM
+from .sam import running_statistics_kept as running_statistics_kept
