@@ -68,7 +68,11 @@ class WrittenOut(torch.optim.Optimizer):
             for p in group["params"]:
                 gradient = gradients[[q is p for q in parameters].index(True)]
                 v = self.state[p].get("momentum_buffer", torch.zeros_like(p))
-                v = group["momentum"] * v + gradient + group["weight_decay"] * p.detach()
+                v = (
+                    group["momentum"] * v
+                    + gradient
+                    + group["weight_decay"] * p.detach()
+                )
                 self.state[p]["momentum_buffer"] = v
                 p.data = p.data - group["lr"] * v
         return loss  # type: ignore[no-any-return]
@@ -310,7 +314,9 @@ def test_the_running_statistics_are_those_of_the_first_pass() -> None:
 
 
 def test_norms_that_track_nothing_or_are_in_evaluation_mode_stay_as_they_are() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm1d(3))
+    model = nn.Sequential(
+        nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm1d(3)
+    )
     model.eval()
     images = torch.randn(8, 3)
     expected = model(images)
@@ -440,7 +446,7 @@ def test_a_schedule_may_hold_either_and_a_group_may_be_added(holds: str) -> None
     optimizer.step(closure)
     schedule.step()
     for each in (optimizer, base):
-        assert [g["lr"] for g in each.param_groups][0] == 0.05
+        assert each.param_groups[0]["lr"] == 0.05
         assert len(each.param_groups) == 2
 
 
@@ -470,7 +476,9 @@ def test_a_run_goes_on_from_its_saved_state_as_if_it_had_not_stopped() -> None:
 
 def stepped(make: Any, groups: int = 1) -> torch.optim.Optimizer:
     weights = [nn.Parameter(torch.ones(2)) for _ in range(groups)]
-    optimizer: torch.optim.Optimizer = make([{"params": [weight]} for weight in weights])
+    optimizer: torch.optim.Optimizer = make(
+        [{"params": [weight]} for weight in weights]
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -497,7 +505,9 @@ def test_the_state_of_another_optimizer_or_of_other_groups_is_refused_as_a_whole
 ) -> None:
     optimizer = stepped(lambda g: over_sgd(g, 0.05, lr=0.1, momentum=0.9))
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(ValueError, match=f"SAM over SGD with 1 .* with {groups} groups"):
+    with pytest.raises(
+        ValueError, match=f"SAM over SGD with 1 .* with {groups} groups"
+    ):
         optimizer.load_state_dict(stepped(make, groups).state_dict())
     with pytest.raises(ValueError, match="with 2 groups"):
         optimizer.load_state_dict(

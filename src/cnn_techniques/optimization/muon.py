@@ -158,14 +158,14 @@ class Muon(AdamW):
         # --8<-- [end:momentum]
         # --8<-- [start:step]
         G = G.flatten(1).to(group["dtype"])  # a convolution: (out, in * height * width)
-        O = newton_schulz(G, group["ns_steps"], eps=group["eps"])
-        rows, columns = O.shape
+        X = newton_schulz(G, group["ns_steps"], eps=group["eps"])
+        rows, columns = X.shape
         if group["match_rms_adamw"]:
             length = 0.2 * max(rows, columns) ** 0.5
         else:
             length = max(1, rows / columns) ** 0.5
         theta.mul_(1 - lr * group["weight_decay"])
-        theta.add_(O.view_as(theta), alpha=-lr * length)
+        theta.add_(X.view_as(theta), alpha=-lr * length)
         # --8<-- [end:step]
 
 

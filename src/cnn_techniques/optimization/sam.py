@@ -23,14 +23,15 @@ from torch.optim.optimizer import Optimizer
 def running_statistics_kept(model: nn.Module) -> Iterator[None]:
     """Forward passes inside leave the running statistics of batch norms as they are."""
     # --8<-- [start:kept]
-    norms = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
+    modules: list[Any] = list(model.modules())
+    norms = [m for m in modules if getattr(m, "track_running_stats", False)]
     for m in norms:  # in training they then use the batch's statistics, and update none
-        setattr(m, "track_running_stats", False)
+        m.track_running_stats = False
     try:
         yield
     finally:
         for m in norms:
-            setattr(m, "track_running_stats", True)
+            m.track_running_stats = True
     # --8<-- [end:kept]
 
 
@@ -59,8 +60,10 @@ class SAM(Optimizer):
         self.param_groups, self.state = base.param_groups, base.state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        shared = self.param_groups is self.base.param_groups
-        (self.base if shared else super()).add_param_group(param_group)
+        if self.param_groups is self.base.param_groups:
+            self.base.add_param_group(param_group)
+        else:  # called while this one is made
+            super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
         kind = type(self.base).__name__
