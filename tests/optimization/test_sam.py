@@ -513,6 +513,9 @@ def test_the_state_of_another_optimizer_or_of_other_groups_is_refused_as_a_whole
         optimizer.load_state_dict(
             stepped(lambda g: over_sgd(g, 0.05, lr=0.1), 2).state_dict()
         )
+    without = {key: value for key, value in before.items() if key != "rho"}
+    with pytest.raises(ValueError, match=r"got base and rho \('SGD', None\)"):
+        optimizer.load_state_dict(without)
     assert str(optimizer.state_dict()) == str(before)
 
 
