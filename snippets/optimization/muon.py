@@ -27,15 +27,15 @@ optimizer = Muon(
 images = torch.rand(64, 3, 8, 8).double()  # these two stand for a data loader
 labels = torch.randint(10, (64,))
 
-for step in range(31):
+for step in range(11):
     loss = nn.functional.cross_entropy(net(images), labels)
     optimizer.zero_grad()
     loss.backward()
     before = hidden.detach().clone()
     optimizer.step()
-    if step % 10 == 0:
+    if step % 5 == 0:
         S = torch.linalg.svdvals((before - hidden.detach()).flatten(1))
         S = S / (0.01 * 0.2 * 144**0.5)  # of the update (32, 16 * 3 * 3)
-        print(f"step {step:2d}: loss {loss:.3f}, singular", end=" ")
+        print(f"step {step:2d}: loss {loss:.2f}, singular", end=" ")
         print(f"values {S.min():.2f} to {S.max():.2f}")
 # --8<-- [end:usage]
