@@ -31,6 +31,7 @@ for step in range(31):
     before = [p.detach().clone() for p in matrices]
     optimizer.step()
     if step % 10 == 0:
-        moved = [(p - b).norm() / b.norm() for p, b in zip(matrices, before)]
-        print(f"step {step:2d}: loss {loss:.3f}, moved", *(f"{m:.3f}" for m in moved))
+        pairs = zip(matrices, before, strict=True)
+        moved = [f"{(p - b).norm() / b.norm():.3f}" for p, b in pairs]
+        print(f"step {step:2d}: loss {loss:.3f}, moved", *moved)
 # --8<-- [end:usage]

@@ -69,6 +69,7 @@ FORBIDDEN: dict[str, list[str]] = {
         "_fused_adam",
         "_foreach_",
     ],
+    "optimization/muon": ["torch.optim.Muon", "optim._muon"],
     "training/cosine-annealing": ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"],
     "training/one-cycle": ["OneCycleLR"],
     "training/reduce-on-plateau": ["ReduceLROnPlateau"],

@@ -42,5 +42,5 @@ with plt.rc_context(STYLE):
         "Paths of gradient descent and of Lion down a bowl that is 30 times as steep in one direction",
         "Over contour lines of the bowl, gradient descent falls straight down the steep "
         "direction and then creeps along the floor. Lion goes along a diagonal past the "
-        "floor, turns, and comes to the bottom along another diagonal.",
+        "floor, turns, and comes near the bottom along another diagonal.",
     )

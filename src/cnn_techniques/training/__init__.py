@@ -14,8 +14,8 @@ from .one_cycle import OneCycle as OneCycle
 from .reduce_on_plateau import ReduceOnPlateau as ReduceOnPlateau
 from .step_decay import MultiStepDecay as MultiStepDecay
 from .step_decay import StepDecay as StepDecay
-from .warmup import LinearWarmUp as LinearWarmUp
 from .stochastic_depth import StochasticDepth as StochasticDepth
 from .stochastic_depth import linear_drop_rates as linear_drop_rates
+from .warmup import LinearWarmUp as LinearWarmUp
 from .weight_ema import WeightEMA as WeightEMA
 from .weight_ema import recompute_batch_norms as recompute_batch_norms
