@@ -61,6 +61,25 @@ FORBIDDEN: dict[str, list[str]] = {
         "_foreach_",
     ],
     "training/cosine-annealing": ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"],
+    "optimization/batch-normalization": [
+        "nn.BatchNorm2d",
+        "_BatchNorm(",
+        "batch_norm(",
+        "batch_norm_",
+    ],
+    "optimization/group-and-layer-normalization": [
+        "nn.GroupNorm",
+        "nn.LayerNorm",
+        "nn.InstanceNorm",
+        "group_norm(",
+        "layer_norm(",
+    ],
+    "optimization/gradient-accumulation-and-clipping": [
+        "clip_grad_norm",
+        "clip_grads_with_norm",
+        "get_total_norm",
+        "_foreach_",
+    ],
     "compression/knowledge-distillation": ["kl_div", "KLDivLoss"],
     "evaluation/model-cost": ["flop_counter", "FlopCounterMode"],
 }
