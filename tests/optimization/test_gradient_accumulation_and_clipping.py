@@ -18,6 +18,8 @@ from cnn_site.bench import (
     time_beside_the_baseline,
 )
 from cnn_site.equivalence import difference
+from cnn_techniques.evaluation import model_cost
+from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import (
     GroupNorm,
     accumulate_gradients,
@@ -100,7 +102,8 @@ def test_where_labels_are_ignored_the_counts_are_those_of_the_labels_that_count(
     labels = torch.randint(3, (6, 8, 6), generator=draw)
     labels[torch.rand(6, 8, 6, generator=draw) < 0.7] = -100  # not labelled
     labels[3] = -100  # an image without a label: a mean over nothing
-    F.cross_entropy(net(images), labels).backward()
+    whole = F.cross_entropy(net(images), labels)
+    whole.backward()
     expected = gradients(net)
     micro_batches = list(zip(images.split(1), labels.split(1), strict=True))
     counts = [int((y != -100).sum()) for _, y in micro_batches]
@@ -110,7 +113,8 @@ def test_where_labels_are_ignored_the_counts_are_those_of_the_labels_that_count(
         return F.cross_entropy(net(x), y)
 
     net.zero_grad()
-    accumulate_gradients(loss, micro_batches, counts)
+    mean = accumulate_gradients(loss, micro_batches, counts)
+    torch.testing.assert_close(mean, whole.detach())  # and not NaN
     for name, value in gradients(net).items():
         torch.testing.assert_close(value, expected[name])
     net.zero_grad()  # and by images it is another gradient
@@ -198,6 +202,20 @@ def test_counts_that_give_no_mean_are_refused_before_anything_is_computed(
         accumulate_gradients(
             lambda x: pytest.fail("computed"), [(torch.ones(2),)] * parts, counts
         )
+
+
+def test_memory_by_the_size_of_the_micro_batches(evidence) -> None:
+    rows = {}
+    for size in (64, 16, 4, 1):
+        with torch.device("meta"):
+            images = torch.empty(size, 3, 224, 224)
+            cost = model_cost(resnet50().train(), images)
+        rows[f"of{size}"] = {
+            "name": f"{size}",
+            "parts": 64 // size,
+            "saved_bytes": cost.saved_bytes,
+        }
+    evidence.computed("memory", rows)
 
 
 # ---------------------------------------------------------------- clipping

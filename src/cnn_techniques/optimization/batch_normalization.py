@@ -95,7 +95,8 @@ class BatchNorm2d(nn.Module):
         super().__init__()
         if num_features < 1 or not 0 < eps < math.inf:
             raise ValueError(
-                f"expected 1 channel or more and eps above 0, got {num_features=}, {eps=}"
+                "expected 1 channel or more and eps above 0, "
+                f"got {num_features=}, {eps=}"
             )
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"expected momentum from 0 to 1 or None, got {momentum=}")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # --8<-- [end:imports]
 
@@ -49,18 +49,20 @@ def accumulate_gradients(
     for micro_batch, n_i in zip(micro_batches, counts, strict=True):
         if n_i:  # the mean over nothing is not a number
             part = n_i / n * loss(*micro_batch)
-            part.backward()  # adds to .grad
+            torch.autograd.backward(part)  # adds to .grad
             means.append(part.detach())
     # --8<-- [end:accumulate]
     return torch.stack(means).sum()
 
 
 @torch.no_grad()
-def gradient_norm(parameters: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
+def gradient_norm(
+    parameters: nn.Parameter | Iterable[nn.Parameter], norm_type: float = 2.0
+) -> Tensor:
     """The p-norm of all gradients, as if they were one vector.
 
     Args:
-        parameters: those without a gradient are left out; one tensor will do.
+        parameters: those without a gradient are left out; a single one will do.
         norm_type: p, above 0; `math.inf` for the largest entry.
 
     Returns: a scalar; 0 where there is no gradient.
@@ -80,7 +82,7 @@ def gradient_norm(parameters: Iterable[Tensor], norm_type: float = 2.0) -> Tenso
 
 @torch.no_grad()
 def clip_gradient_norm(
-    parameters: Iterable[Tensor],
+    parameters: nn.Parameter | Iterable[nn.Parameter],
     max_norm: float,
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
@@ -90,7 +92,7 @@ def clip_gradient_norm(
     Call it between `backward` (the last one, if gradients are accumulated) and `step`.
 
     Args:
-        parameters: whose `.grad` is changed in place; one tensor will do.
+        parameters: whose `.grad` is changed in place; a single one will do.
         max_norm: the bound; `math.inf` measures and changes no finite gradient.
         norm_type: p, above 0; `math.inf` for the largest entry.
         error_if_nonfinite: refuse a norm that is infinite or no number. Else finite
@@ -117,9 +119,13 @@ def clip_gradient_norm(
     return norm
 
 
-def _clipped_tensors(parameters: Iterable[Tensor]) -> list[Tensor]:
+def _clipped_tensors(
+    parameters: nn.Parameter | Iterable[nn.Parameter],
+) -> list[nn.Parameter]:
     """A list, because a generator can be gone through only once."""
-    return [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    if isinstance(parameters, Tensor):  # would be gone through row by row
+        return [parameters]  # type: ignore[list-item]
+    return list(parameters)
 
 
 # --8<-- [end:module]

@@ -85,7 +85,8 @@ class LayerNorm(nn.Module):
         elementwise_affine: learn a scale (weight) and a shift (bias) per entry of them.
 
     Shape: (..., *normalized_shape) -> the same.
-    Raises: ValueError for sizes below 1, eps of 0 or less, or an input of another shape.
+    Raises: ValueError for sizes below 1, eps of 0 or less, or an input of another
+        shape.
     """
 
     def __init__(
