@@ -77,6 +77,25 @@ FORBIDDEN: dict[str, list[str]] = {
     "training/warmup": ["LinearLR", "SequentialLR"],
     "training/label-smoothing": ["label_smoothing="],
     "training/weight-ema": ["swa_utils", "AveragedModel"],
+    "optimization/batch-normalization": [
+        "nn.BatchNorm2d",
+        "_BatchNorm(",
+        "batch_norm(",
+        "batch_norm_",
+    ],
+    "optimization/group-and-layer-normalization": [
+        "nn.GroupNorm",
+        "nn.LayerNorm",
+        "nn.InstanceNorm",
+        "group_norm(",
+        "layer_norm(",
+    ],
+    "optimization/gradient-accumulation-and-clipping": [
+        "clip_grad_norm",
+        "clip_grads_with_norm",
+        "get_total_norm",
+        "_foreach_",
+    ],
     "compression/knowledge-distillation": ["kl_div", "KLDivLoss"],
     "evaluation/model-cost": ["flop_counter", "FlopCounterMode"],
 }
