@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_lab import bench
-from cnn_lab.update import InParts
+from cnn_lab.update import AccumulatedStep
 from cnn_site.bench import arguments, beside_the_baseline
 from cnn_site.equivalence import compare, difference
 from cnn_site.laws import gradient_reaches_every_parameter
@@ -335,7 +335,7 @@ def bench_arm(key: str) -> bench.Arm:
         return bench.Arm("No norm", network=without_norm)
     # The same steps of 64 images, whose gradient is added up over sixteen parts. No cost
     # is recorded: memory and time of such a step are those of accumulation.
-    return bench.Arm("Statistics of 4 images", update=lambda: InParts(16))
+    return bench.Arm("Statistics of 4 images", update=lambda: AccumulatedStep(16))
 
 
 @pytest.mark.record

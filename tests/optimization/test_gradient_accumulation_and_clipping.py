@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_lab import bench
-from cnn_lab.fit import Machine
+from cnn_lab.fit import AcceleratorLike
 from cnn_site.bench import (
     arguments,
     beside_the_baseline,
@@ -365,11 +365,13 @@ def test_bounds_and_orders_that_are_none_are_refused_before_anything_changes(
 
 
 def clip_at_1(
-    loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, machine: Machine
+    loss: Callable[[], Tensor],
+    optimizer: torch.optim.Optimizer,
+    accelerator: AcceleratorLike,
 ) -> None:
     value = loss()
     optimizer.zero_grad(set_to_none=True)
-    machine.backward(value)
+    accelerator.backward(value)
     clip_gradient_norm([p for g in optimizer.param_groups for p in g["params"]], 1.0)
     optimizer.step()
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from cnn_lab.fit import Machine, accuracy, fit
+from cnn_lab.fit import AcceleratorLike, accuracy, fit
 from cnn_site.parity import compare_steps
 from cnn_techniques.optimization import (
     LAMB,
@@ -123,18 +123,20 @@ def data(count: int = 40) -> tuple[Tensor, Tensor]:
     return images, torch.arange(count) % 10
 
 
-def through_sam(loss: Any, optimizer: SAM, machine: Machine) -> None:  # type: ignore[override]
+def through_sam(loss: Any, optimizer: SAM, accelerator: AcceleratorLike) -> None:  # type: ignore[override]
     """The lab's hook of a step: SAM asks for the batch's loss twice."""
 
     def closure() -> Tensor:
         value: Tensor = loss()
-        machine.backward(value)
+        accelerator.backward(value)
         return value
 
     optimizer.step(closure)
 
 
-def two_passes(loss: Any, optimizer: torch.optim.Optimizer, machine: Machine) -> None:
+def two_passes(
+    loss: Any, optimizer: torch.optim.Optimizer, accelerator: AcceleratorLike
+) -> None:
     """The same without SAM: the second gradient from a copy of the network."""
     model: nn.Module = loss.model
     names = dict(model.named_parameters())

@@ -12,7 +12,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from cnn_lab import bench
-from cnn_lab.fit import Machine, Update, generator, one_step, steps
+from cnn_lab.fit import AcceleratorLike, Update, generator, one_step, steps
 from cnn_site.bench import arguments, beside_the_baseline, cost_beside_the_baseline
 from cnn_site.parity import compare_rates
 from cnn_techniques.training import ReduceOnPlateau
@@ -220,7 +220,9 @@ def plateau(patience: int, threshold: float) -> Update:
     losses: list[float] = []
     schedules: list[ReduceOnPlateau] = []
 
-    def update(loss: Any, optimizer: torch.optim.Optimizer, machine: Machine) -> None:
+    def update(
+        loss: Any, optimizer: torch.optim.Optimizer, accelerator: AcceleratorLike
+    ) -> None:
         if not schedules:
             schedules.append(
                 ReduceOnPlateau(optimizer, patience=patience, threshold=threshold)
@@ -231,7 +233,7 @@ def plateau(patience: int, threshold: float) -> Update:
             losses.append(value.item())
             return value
 
-        one_step(told, optimizer, machine)
+        one_step(told, optimizer, accelerator)
         if len(losses) == per_epoch:
             schedules[0].step(sum(losses) / per_epoch)
             losses.clear()
@@ -251,12 +253,12 @@ def test_the_arm_lowers_the_rate_after_an_epoch_without_a_gain() -> None:
     arm, optimizer = bench_arm("plateau"), sgd()
     update, rates = arm.update(), []
     weight = optimizer.param_groups[0]["params"][0]
-    machine: Any = type(
+    accelerator: Any = type(
         "Direct", (), {"backward": lambda self, loss: loss.backward()}
     )()
     for value in (2.0, 1.0, 0.95):
         for _ in range(94):
-            update(lambda value=value: value + 0 * weight.sum(), optimizer, machine)
+            update(lambda value=value: value + 0 * weight.sum(), optimizer, accelerator)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.1, 0.1, 0.01])
 
