@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 import torch.utils.flop_counter
 from torch import Tensor, nn
 
+from cnn_lab import bench
+from cnn_site import race
 from cnn_site.parity import compare_steps
 from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import AdamW, Muon, newton_schulz
@@ -474,3 +477,21 @@ def test_the_state_is_one_number_for_every_parameter_of_a_matrix(evidence) -> No
     evidence.computed("cost", rows)
     assert [row["per_weight"] for row in rows.values()] == [2, 1]
     assert [row["per_vector"] for row in rows.values()] == [2, 2]
+
+
+# ---------------------------------------------------------------- the race
+
+
+RATES = (2e-3, 6e-3, 2e-2, 6e-2, 2e-1)  # fixed before any run
+
+
+def race_arm(rate: float) -> bench.Arm:
+    return bench.Arm(
+        "Muon", optimizer=lambda m: Muon(m.parameters(), lr=rate, weight_decay=0.1)
+    )
+
+
+@pytest.mark.record
+def test_record_the_race(evidence) -> None:
+    arguments = race.arguments(RATES, "optimization/muon")
+    evidence.measured("race", arguments=arguments, run=partial(race.race, race_arm))

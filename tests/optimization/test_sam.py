@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import SGD
 
+from cnn_lab import bench
 from cnn_lab.fit import AcceleratorLike, accuracy, fit
+from cnn_site import race
 from cnn_site.parity import compare_steps
 from cnn_techniques.optimization import (
     LAMB,
@@ -550,3 +553,25 @@ def test_a_step_takes_two_gradients_and_the_state_is_that_of_its_base(evidence) 
     evidence.computed("cost", rows)
     assert [row["gradients"] for row in rows.values()] == [1, 2]
     assert [row["per_parameter"] for row in rows.values()] == [1, 1]
+
+
+# ---------------------------------------------------------------- the race
+
+
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # fixed before any run
+
+
+def race_arm(rate: float) -> bench.Arm:
+    def make(model: nn.Module) -> SAM:
+        base = torch.optim.SGD(
+            model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4
+        )
+        return SAM(model, base, rho=0.05)
+
+    return bench.Arm("SAM", optimizer=make, update=lambda: through_sam)
+
+
+@pytest.mark.record
+def test_record_the_race(evidence) -> None:
+    arguments = race.arguments(RATES, "optimization/sam")
+    evidence.measured("race", arguments=arguments, run=partial(race.race, race_arm))
