@@ -9,7 +9,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ExponentialLR, MultiStepLR, StepLR
 
 from cnn_lab import bench
-from cnn_lab.fit import Schedule
+from cnn_lab.fit import Scheduler
 from cnn_site.bench import arguments, beside_the_baseline, cost_beside_the_baseline
 from cnn_site.parity import compare_rates
 from cnn_techniques.training import MultiStepDecay, StepDecay
@@ -26,7 +26,7 @@ def sgd(*rates: float) -> SGD:
     )
 
 
-def rates(schedule: Schedule, steps: int) -> list[float]:
+def rates(schedule: Scheduler, steps: int) -> list[float]:
     """The rate of the first group before each of `steps` steps, and after the last."""
     optimizer = schedule.optimizer  # type: ignore[attr-defined]
     out = [optimizer.param_groups[0]["lr"]]
