@@ -158,7 +158,11 @@ def _chosen(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def _cell(value: Any, column: dict[str, Any]) -> dict[str, Any]:
-    return {"text": number(value, column), "pm": "", "value": value}
+    if not isinstance(value, dict):
+        return {"text": number(value, column), "pm": "", "value": value}
+    half = (value["high"] - value["low"]) / 2  # of the 95 % interval
+    text, pm = number(value["mean"], column), "± " + number(half, column)
+    return {"text": text, "pm": pm, "value": value["mean"]}
 
 
 def _means(
