@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from . import ROOT
+from . import ROOT, pages
 
 MARK = ".sources"  # in the built folder; MkDocs never writes a dotfile there
 READ = ("CHANGELOG.md", "docs", "mkdocs.yml", "snippets", "src")
@@ -38,13 +38,18 @@ TEX = re.compile(r"\\[a-zA-Z(\[]|\$\S")
 
 
 def faults(folder: Path) -> Iterator[str]:
-    """Links of the pages in `folder` to what is not there, and TeX in their menus and titles."""
+    """Links of the pages in `folder` to what is not there, and TeX in their menus and titles; drafts may have both."""
+    drafts = {
+        folder / path.relative_to(pages.DOCS).with_suffix("") / "index.html"
+        for path in pages.drafts()
+    }
     texts = {
         p: COMMENTS.sub("", p.read_text(encoding="utf-8"))
         for p in sorted(folder.rglob("*.html"))
     }
     ids = {p: set(map(html.unescape, ID.findall(text))) for p, text in texts.items()}
-    for page, text in texts.items():
+    for page in sorted(texts.keys() - drafts):
+        text = texts[page]
         name = page.relative_to(folder)
         for link in sorted(set(map(html.unescape, LINK.findall(text)))):
             url = urlsplit(link)
