@@ -2,7 +2,7 @@
 
 Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015,
 arXiv:1412.6980, algorithm 1; Reddi, Kale and Kumar, "On the Convergence of Adam and
-Beyond", ICLR 2018, arXiv:1904.09237, algorithm 2, for AMSGrad.
+Beyond", ICLR 2018, arXiv:1904.09237, for AMSGrad as torch has it.
 Legend: theta a parameter of any shape, g its gradient, t the step counted from 1.
 """
 

@@ -1,7 +1,7 @@
 """Muon: momentum whose matrix is made orthogonal, so that every direction counts alike.
 
 Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
-kellerjordan.github.io/posts/muon; convolutions flattened as in timm's Muon.
+kellerjordan.github.io/posts/muon; convolutions flattened as in the authors' code.
 Legend: G a matrix (m, n) with singular values U diag(S) V^T, theta a parameter.
 """
 

@@ -1,7 +1,7 @@
 """Sharpness-aware minimisation: the gradient is taken where the loss nearby is high.
 
 Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving
-Generalization", ICLR 2021, arXiv:2010.01412, algorithm 1, with p = 2.
+Generalization", ICLR 2021, arXiv:2010.01412, with p = 2.
 Legend: w all parameters as one vector, g the gradient of the loss at w, epsilon a
 vector of length rho.
 """

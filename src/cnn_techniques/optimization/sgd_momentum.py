@@ -1,7 +1,7 @@
 """SGD with momentum: steps along a sum of past gradients that slowly forgets.
 
 Source: Polyak, USSR Comput. Math. Math. Phys. 4(5), 1964; Sutskever et al., "On the
-importance of initialization and momentum in deep learning", ICML 2013, section 2.
+importance of initialization and momentum in deep learning", ICML 2013.
 Legend: theta a parameter of any shape, g its gradient, v its velocity.
 """
 
