@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import ROOT
 from .fences import page_blocks, runnable
+from .pages import written
 
 if TYPE_CHECKING:
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -235,8 +236,8 @@ def write_record(runs: Sequence[Run], path: Path = RECORD) -> None:
 
 
 def fences() -> dict[str, list[str]]:
-    """The hashes of the fences that are run, by page, as the pages are now."""
-    pages = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+    """The hashes of the fences that are run, by page, as the pages are now; drafts are left out."""
+    pages = [*written(), ROOT / "README.md"]
     hashes = {p: [b.hash for b in runnable(page_blocks(p))] for p in pages}
     return {p.relative_to(ROOT).as_posix(): h for p, h in hashes.items() if h}
 
