@@ -182,6 +182,7 @@ def _check(baseline: Recipe, arms: Sequence[Recipe], seeds: int) -> None:
         raise Refused("nothing to compare: name at least one arm, --with OPTION=VALUE")
     if seeds < 2:
         raise Refused(f"an interval needs at least 2 seeds, got {seeds}")
+    check_supported(baseline)
     for number, arm in enumerate(arms):
         name = _text(changes(arm, baseline))
         if not name:

@@ -189,6 +189,8 @@ def evaluate(
     )
     model.to(accelerator.device)
     workers = workers_for(settings, data_set)
+    if workers:
+        own.can_be_sent(data_set.test)
     out, truth = scores(model, data_set.test, accelerator, workers, progress)
     if not out.isfinite().all():
         raise FloatingPointError(f"{path}: the network's scores are not finite")

@@ -10,7 +10,7 @@ from typing import Any
 import accelerate
 import torch
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
@@ -49,7 +49,8 @@ def prepared(
                 )
         data_set = own.data_set(data, recipe.validate)
         if settings.workers:
-            own.can_be_sent(data_set.train)
+            for part in (data_set.train, data_set.validation, data_set.test):
+                own.can_be_sent(part)
     else:
         outline = model or networks.outline(recipe.network, 10)
         with show.loading():
@@ -162,7 +163,9 @@ def check_supported(recipe: Recipe) -> None:
             "cnn-lab's runs need POSIX (fcntl), which this machine does not have: train "
             "on Linux, macOS or WSL; evaluate, export, predict and list work here"
         ) from None
-    if recipe.mixed_precision == Precision.fp16 and not torch.cuda.is_available():
+    # Accelerate's own variable keeps a run from the GPU that is there.
+    on_cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    if recipe.mixed_precision == Precision.fp16 and on_cpu:
         raise Refused("mixed precision fp16 needs a GPU; bf16 runs on a CPU too")
 
 
