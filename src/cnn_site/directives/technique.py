@@ -35,7 +35,9 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         stamp=now,
         paper=pages.short_cite(key) if key else "",
         paper_url=pages.paper_url(pages.paper(key)) if key else "",
-        module=f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
+        module=""  # a draft is not in the API reference yet
+        if pages.is_draft(t.path)
+        else f"cnn_techniques.{snake(t.slug).replace('/', '.')}",
         public=public_names(MODULES / f"{snake(t.slug)}.py"),
         source=page.source(f"src/cnn_techniques/{snake(t.slug)}.py"),
         minutes=reading.minutes(t, copy_block(t)),

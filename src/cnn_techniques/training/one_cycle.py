@@ -39,7 +39,8 @@ class OneCycle(LRScheduler):
         pct_start: the part of the run in which the rate rises, in (0, 1).
         anneal_strategy: "cos" along half cosines, "linear" along straight lines.
         cycle_momentum: whether momentum falls while the rate rises, and rises again.
-        base_momentum, max_momentum: its range, within [0, 1).
+        base_momentum: the least momentum, 0 or more.
+        max_momentum: the largest, below 1.
         div_factor: the first rate is max_lr / div_factor.
         final_div_factor: the last rate is max_lr / div_factor / final_div_factor.
         three_phase: fall to the first rate as fast as it rose, then to the last rate.
