@@ -77,7 +77,7 @@ def test_a_thousand_rates_are_those_of_torch(evidence, name: str, below: bool) -
     )
     if name in ("min, rel", "max, abs") and not below:
         evidence.equivalent(
-            name[:3],
+            f"mode_{name[:3]}",
             comparison,
             reference="torch.optim.lr_scheduler.ReduceLROnPlateau",
             settings=", ".join(f"{k}={v!r}" for k, v in options.items()),

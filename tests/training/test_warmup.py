@@ -79,7 +79,7 @@ def test_a_thousand_rates_are_those_of_torch(evidence, n: int, name: str) -> Non
     if name in ("cosine", "steps"):
         what = {"cosine": "CosineAnnealingLR", "steps": "MultiStepLR"}[name]
         evidence.equivalent(
-            f"{name}{n}",
+            f"then_{name}_{n}",
             comparison,
             reference=f"torch.optim.lr_scheduler.SequentialLR of LinearLR and {what}",
             settings=f"total_iters={n}, start_factor=0.01",
