@@ -310,7 +310,7 @@ def test_axe_finds_a_planted_fault(visit: New) -> None:
 def copied(page: "Page", block: "Locator") -> str:
     """What the clipboard holds after a click on a block's copy button."""
     page.evaluate("navigator.clipboard.writeText('')")
-    block.locator(".md-code__button").click(timeout=10_000)
+    block.locator(".md-code__button").click(timeout=30_000)
     page.wait_for_function(
         "navigator.clipboard.readText().then(t => t.length > 0)", timeout=5000
     )

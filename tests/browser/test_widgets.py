@@ -28,7 +28,7 @@ READY = "document.querySelector('.widget [aria-invalid]')"
 
 def opened(visit: New, path: str, **how: object) -> "Page":
     page = visit(**how).go(path)
-    page.wait_for_function(READY, timeout=10_000)
+    page.wait_for_function(READY, timeout=30_000)
     return page
 
 
@@ -264,7 +264,7 @@ def test_the_options_work_after_the_theme_has_put_the_page_in(
         page.locator(f"a[href$='{path.split('/')[1]}/']:visible").first.click()
         page.wait_for_url(f"**/{path}")
         slider = page.locator(f".widget [name={field}][aria-invalid]")
-        slider.wait_for(timeout=10_000)
+        slider.wait_for(timeout=30_000)
         assert page.evaluate("window.same"), "loaded anew"
         slider.press("Home")
         assert re.match(r"Step 0: |λ = 0: ", says(page))
