@@ -71,6 +71,11 @@ def _texts(rows: list[dict[str, Any]], t: Technique) -> dict[str, Any]:
     environments = [r["t"].record["measured"]["bench"]["environment"] for r in rows]
     return {
         "t": t,
+        "timed": any(r["time"] for r in rows),
+        "costly": any(  # a schedule costs neither: no columns of zeros
+            r["cost"] and (r["cost"]["more_params"] or r["cost"]["more_saved_bytes"])
+            for r in rows
+        ),
         "clear": len(clear),
         "by_chance": f"{0.05 * len(rows):.1f}",
         "hardware": list(dict.fromkeys(hardware(e) for e in environments)),
