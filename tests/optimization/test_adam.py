@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cnn_lab import bench
 from cnn_site import race
+from cnn_site.optimizers import state_of_resnet50
 from cnn_site.parity import compare_steps
-from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import SGD, Adam, AdamW, RAdam
 
 
@@ -281,16 +281,6 @@ def test_a_rate_of_zero_changes_nothing() -> None:
     assert one(3.0, 1.0, lr=0.0, weight_decay=0.5) == 3.0
 
 
-def test_parameters_without_a_gradient_are_left_alone() -> None:
-    seen, unseen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    optimizer = Adam([seen, unseen], weight_decay=0.5)
-    seen.sum().backward()
-    optimizer.step()
-    assert (seen < 1).all()
-    assert torch.equal(unseen, torch.ones(2))
-    assert unseen not in optimizer.state
-
-
 def test_a_group_added_later_counts_its_own_steps() -> None:
     early, late = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     optimizer = Adam([early], lr=0.1)
@@ -301,27 +291,6 @@ def test_a_group_added_later_counts_its_own_steps() -> None:
     late.grad = torch.ones(1)
     optimizer.step()
     assert late.item() == pytest.approx(0.9, rel=1e-6)  # a first step, of full length
-
-
-def test_the_gradient_stays_as_it_is() -> None:
-    weight = nn.Parameter(torch.ones(2))
-    weight.grad = torch.ones(2)
-    Adam([weight], weight_decay=0.5).step()
-    assert weight.grad.tolist() == [1, 1]
-
-
-def test_the_closure_is_called_once_with_gradients_and_its_loss_comes_back() -> None:
-    weight = nn.Parameter(torch.tensor([2.0]))
-    optimizer = Adam([weight])
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = weight.square().sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) == 4.0
-    assert weight < 2.0
 
 
 @pytest.mark.parametrize(
@@ -414,32 +383,13 @@ def test_a_state_with_other_groups_or_values_is_refused_and_changes_nothing() ->
 def test_the_state_is_two_numbers_for_every_parameter_three_with_amsgrad(
     evidence,
 ) -> None:
-    with torch.device("meta"):  # sizes without numbers
-        net = resnet50()
-    for p in net.parameters():
-        p.grad = torch.zeros_like(p)
-    rows = {}
-    for key, name, kind, settings in (
-        ("momentum", "SGD with momentum", SGD, {"momentum": 0.9}),
-        ("adam", "Adam", Adam, {}),
-        ("amsgrad", "Adam with AMSGrad", Adam, {"amsgrad": True}),
-    ):
-        optimizer = kind(net.parameters(), lr=0.1, **settings)
-        optimizer.step()
-        kept = [
-            value
-            for state in optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor) and value.ndim
-        ]
-        params = sum(p.numel() for p in net.parameters())
-        numbers = sum(value.numel() for value in kept)
-        rows[key] = {
-            "name": name,
-            "per_parameter": numbers // params,
-            "resnet50_bytes": sum(v.numel() * v.element_size() for v in kept),
+    rows = state_of_resnet50(
+        {
+            "momentum": ("SGD with momentum", partial(SGD, momentum=0.9)),
+            "adam": ("Adam", Adam),
+            "amsgrad": ("Adam with AMSGrad", partial(Adam, amsgrad=True)),
         }
-        assert numbers % params == 0
+    )
     evidence.computed("cost", rows)
     assert [row["per_parameter"] for row in rows.values()] == [1, 2, 3]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cnn_lab import bench
 from cnn_site import race
+from cnn_site.optimizers import state_of_resnet50
 from cnn_site.parity import compare_steps
-from cnn_techniques.modern import resnet50
 from cnn_techniques.optimization import AdamW, Lion
 
 
@@ -152,33 +152,6 @@ def test_a_rate_of_zero_changes_no_weight() -> None:
     assert torch.equal(path(torch.ones(2), gradients, lr=0.0), torch.ones(2))
 
 
-def test_parameters_without_a_gradient_are_left_alone() -> None:
-    seen, unseen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    optimizer = Lion([seen, unseen], weight_decay=0.5)
-    seen.sum().backward()
-    optimizer.step()
-    assert (seen < 1).all()
-    assert torch.equal(unseen, torch.ones(2))
-    assert unseen not in optimizer.state
-
-
-def test_the_closure_is_called_once_with_gradients_and_its_loss_comes_back() -> None:
-    weight = nn.Parameter(torch.tensor([2.0]))
-    optimizer = Lion([weight])
-    calls = []
-
-    def closure() -> Tensor:
-        calls.append(torch.is_grad_enabled())
-        optimizer.zero_grad()
-        loss = weight.square().sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) == 4.0  # type: ignore[arg-type]
-    assert calls == [True]
-    assert weight < 2.0
-
-
 def test_a_bowl_is_gone_down_with_a_rate_that_falls() -> None:
     weight = nn.Parameter(torch.tensor([5.0, -3.0], dtype=torch.float64))
     optimizer = Lion([weight], lr=0.1)
@@ -267,28 +240,7 @@ def test_the_state_of_another_optimizer_or_of_other_groups_is_refused_as_a_whole
 
 
 def test_the_state_is_one_number_for_every_parameter(evidence) -> None:
-    rows = {}
-    for key, name, kind in (("adamw", "AdamW", AdamW), ("lion", "Lion", Lion)):
-        with torch.device("meta"):  # sizes without numbers
-            net = resnet50()
-        for p in net.parameters():
-            p.grad = torch.zeros_like(p)
-        optimizer = kind(net.parameters(), lr=0.1)
-        optimizer.step()
-        kept = [
-            value
-            for state in optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor) and value.ndim
-        ]
-        params = sum(p.numel() for p in net.parameters())
-        numbers = sum(value.numel() for value in kept)
-        rows[key] = {
-            "name": name,
-            "per_parameter": numbers // params,
-            "resnet50_bytes": sum(v.numel() * v.element_size() for v in kept),
-        }
-        assert numbers % params == 0
+    rows = state_of_resnet50({"adamw": ("AdamW", AdamW), "lion": ("Lion", Lion)})
     evidence.computed("cost", rows)
     assert [row["per_parameter"] for row in rows.values()] == [2, 1]
 

@@ -318,33 +318,6 @@ def test_a_rate_of_zero_changes_no_weight() -> None:
     )
 
 
-def test_parameters_without_a_gradient_are_left_alone() -> None:
-    seen, unseen = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
-    optimizer = Muon([seen, unseen], weight_decay=0.5)
-    seen.sum().backward()
-    optimizer.step()
-    assert (seen < 1).all()
-    assert torch.equal(unseen, torch.ones(2, 2))
-    assert unseen not in optimizer.state
-
-
-def test_the_closure_is_called_once_with_gradients_and_its_loss_comes_back() -> None:
-    weight = nn.Parameter(torch.full((2, 2), 2.0))
-    optimizer = Muon([weight])
-    calls = []
-
-    def closure() -> Tensor:
-        calls.append(torch.is_grad_enabled())
-        optimizer.zero_grad()
-        loss = weight.square().sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure) == 16.0  # type: ignore[arg-type]
-    assert calls == [True]
-    assert (weight < 2.0).all()
-
-
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
