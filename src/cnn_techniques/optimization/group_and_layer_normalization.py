@@ -65,7 +65,7 @@ class GroupNorm(nn.Module):
             expected = f"(N, {self.num_channels}, ...)"
             raise ValueError(f"expected {expected}, got {tuple(x.shape)}")
         # --8<-- [start:groups]
-        groups = x.reshape(len(x), self.num_groups, -1)  # (N, G, C/G * H * W)
+        groups = x.reshape(x.shape[0], self.num_groups, -1)  # (N, G, C/G * H * W)
         x_hat = _normalised(groups, (2,), self.eps).view(x.shape)
         # --8<-- [end:groups]
         if self.weight is None or self.bias is None:
