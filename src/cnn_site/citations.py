@@ -1,10 +1,10 @@
 """BibTeX entries as RIS and as CSL-JSON, for those who keep their references in another program."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pybtex.database import Entry, Person, parse_string
+from pybtex.database import Entry, Person
 
 from .pages import plain
 
@@ -19,23 +19,19 @@ TYPES = {
 PREPRINT, PAGE = ("UNPB", "article"), ("ELEC", "webpage")  # of @misc
 
 
-def ris(bibtex: str) -> str:
-    """All entries in RIS, lines ended as its specification wants them."""
+def ris(entries: Mapping[str, Entry]) -> str:
+    """All entries, by their keys, in RIS, lines ended as its specification wants them."""
     return "".join(
         f"{tag}  - {value}\r\n"
-        for key, entry in _entries(bibtex)
+        for key, entry in entries.items()
         for tag, value in _ris(key, entry)
     )
 
 
-def csl_json(bibtex: str) -> str:
-    """All entries as a CSL-JSON array."""
-    items = [_csl(key, entry) for key, entry in _entries(bibtex)]
+def csl_json(entries: Mapping[str, Entry]) -> str:
+    """All entries, by their keys, as a CSL-JSON array."""
+    items = [_csl(key, entry) for key, entry in entries.items()]
     return json.dumps(items, indent=1, ensure_ascii=False) + "\n"
-
-
-def _entries(bibtex: str) -> list[tuple[str, Entry]]:
-    return list(parse_string(bibtex, "bibtex").entries.items())
 
 
 def _types(entry: Entry) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from . import pages
-from .fences import CodeBlock, imported
+from .fences import CodeBlock, imported, parsed
 from .pages import Technique
 
 LICENCE = "MIT licence"
@@ -67,7 +67,7 @@ def cells(block: CodeBlock) -> list[str]:
     lines = block.code.rstrip("\n").split("\n")
     imports = [
         n.end_lineno or 0
-        for n in ast.parse(block.code).body
+        for n in parsed(block.code).body
         if isinstance(n, ast.Import | ast.ImportFrom)
     ]
     head = max(imports, default=0)

@@ -3,6 +3,7 @@
 import ast
 import functools
 import hashlib
+import os
 import re
 import sys
 import textwrap
@@ -83,7 +84,7 @@ class CodeBlock:
         """
         imports = [
             n
-            for n in ast.parse(self.code).body
+            for n in parsed(self.code).body
             if isinstance(n, ast.Import | ast.ImportFrom)
         ]
         head = max((n.end_lineno or 0 for n in imports), default=0)
@@ -220,8 +221,8 @@ INCLUDE = re.compile(r'--8<-- "([^":]+)')
 def page_blocks(path: Path) -> list[CodeBlock]:
     """The blocks of a page; read again only when it, or a file it includes, changed."""
     text = path.read_text(encoding="utf-8")
-    included = [ROOT / name for name in INCLUDE.findall(text)]
-    changed = [f.stat().st_mtime_ns for f in included if f.exists()]
+    included = [f"{ROOT}/{name}" for name in INCLUDE.findall(text)]
+    changed = [os.stat(f).st_mtime_ns for f in included if os.path.exists(f)]
     return list(_read_blocks(text, tuple(changed)))
 
 
@@ -234,15 +235,22 @@ def runnable(blocks: list[CodeBlock]) -> Iterator[CodeBlock]:
     return (b for b in blocks if b.runs)
 
 
-def imported(code: str) -> set[str]:
+@functools.lru_cache(maxsize=8)  # one block is asked of several times in a row
+def parsed(code: str) -> ast.Module:
+    """The syntax tree of a block, which nobody may change."""
+    return ast.parse(code)
+
+
+@functools.lru_cache(maxsize=8)
+def imported(code: str) -> frozenset[str]:
     """The packages that a block imports, those of Python left out."""
     packages: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(parsed(code)):
         if isinstance(node, ast.Import):
             packages |= {a.name.partition(".")[0] for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             packages.add(node.module.partition(".")[0])
-    return packages - sys.stdlib_module_names
+    return frozenset(packages - sys.stdlib_module_names)
 
 
 HEAD = re.compile(r"^\s*(`{3,}|~{3,})\s*$")

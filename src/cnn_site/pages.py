@@ -6,6 +6,7 @@ Needs neither torch nor MkDocs, so that a build is quick; every reader is cached
 import csv
 import difflib
 import functools
+import os
 import re
 import tomllib
 from collections.abc import Callable
@@ -246,6 +247,13 @@ def _catalogue_rows(path: Path) -> dict[str, dict[str, str]]:
 
 def techniques() -> list[Technique]:
     """All techniques in the order of the catalogue."""
+    paths = [f"{DOCS}/{slug}.md" for slug in _catalogue_rows(CATALOGUE)]
+    changed = [os.stat(p).st_mtime_ns if os.path.exists(p) else None for p in paths]
+    return list(_techniques(DOCS, CATALOGUE.stat().st_mtime_ns, *changed))
+
+
+@functools.lru_cache(maxsize=1)  # every page asks for all of them
+def _techniques(*changed: object) -> list[Technique]:
     rows = _catalogue_rows(CATALOGUE)
     return [_technique(slug, row) for slug, row in rows.items()]
 

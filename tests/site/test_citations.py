@@ -5,11 +5,10 @@ import re
 from typing import Any
 
 import pytest
-from pybtex.database import Entry
+from pybtex.database import Entry, parse_string
 
-from cnn_site import ROOT, citations, pages
+from cnn_site import citations, pages
 
-BIBTEX = (ROOT / "docs/references.bib").read_text(encoding="utf-8")
 ENTRIES = pages.bibliography().entries
 each_entry = pytest.mark.parametrize("key", ENTRIES)
 # Of https://github.com/citation-style-language/schema, version 1.0.2: those used here.
@@ -38,9 +37,9 @@ def read_ris(text: str) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-RIS = read_ris(citations.ris(BIBTEX))
+RIS = read_ris(citations.ris(ENTRIES))
 CSL: dict[str, dict[str, Any]] = {
-    item["id"]: item for item in json.loads(citations.csl_json(BIBTEX))
+    item["id"]: item for item in json.loads(citations.csl_json(ENTRIES))
 }
 
 
@@ -126,8 +125,9 @@ def test_accents_groups_and_pages_are_written_out() -> None:
 
 
 def test_what_latex_escapes_is_written_out() -> None:
-    entry = "@book{a,\n  title = {R\\&D of 50\\% of\n    it},\n  author = {de la Vall{\\'e}e Poussin, Charles},\n  year = {1999},\n}"
-    assert read_ris(citations.ris(entry))["a"]["TI"] == ["R&D of 50% of it"]
-    item = json.loads(citations.csl_json(entry))[0]
+    bibtex = "@book{a,\n  title = {R\\&D of 50\\% of\n    it},\n  author = {de la Vall{\\'e}e Poussin, Charles},\n  year = {1999},\n}"
+    entries = parse_string(bibtex, "bibtex").entries
+    assert read_ris(citations.ris(entries))["a"]["TI"] == ["R&D of 50% of it"]
+    item = json.loads(citations.csl_json(entries))[0]
     assert item["title"] == "R&D of 50% of it"
     assert item["author"][0]["family"] == "de la Vallée Poussin"

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pybtex.database import Entry, Person
+
 from cnn_site import changes, citations, downloads, pages, reading, snake
 from cnn_site.fences import MODULES, imported
 from cnn_site.pages import SiteError
@@ -136,23 +138,29 @@ def cite(page: Page, arguments: list[str], settings: Any) -> str:
         if page.release
         else "CNN Techniques, development version, not for citing"
     )
+    authors = ["Khateeb, Deyaa", "{CNN Techniques contributors}"]
     fields = {
         "title": t.title,
-        "author": "Khateeb, Deyaa and {CNN Techniques contributors}",
+        "author": " and ".join(authors),
         "year": date[:4],
         "note": note,
         "url": page.address,
     }
     body = ",\n".join(f"  {k:<7} = {{{v}}}" for k, v in fields.items())
-    page_entry = f"@misc{{cnn-techniques-{t.slug.split('/')[1]},\n{body}\n}}"
+    own_key = f"cnn-techniques-{t.slug.split('/')[1]}"
+    page_entry = f"@misc{{{own_key},\n{body}\n}}"
     whole = "\n\n".join([page_entry, *map(pages.bibtex, t.keys)]) + "\n"
+    del fields["author"]  # people stand apart from the fields
+    people = [Person(name) for name in authors]
+    entries = {own_key: Entry("misc", fields, {"author": people})}
+    entries |= {key: pages.paper(key) for key in t.keys}
     name = f"{t.slug}/{t.slug.split('/')[1]}"
     files = [
         (label, page.publish(name + suffix, text))
         for label, suffix, text in (
             ("BibTeX", ".bib", whole),
-            ("RIS", ".ris", citations.ris(whole)),
-            ("CSL-JSON", ".csl.json", citations.csl_json(whole)),
+            ("RIS", ".ris", citations.ris(entries)),
+            ("CSL-JSON", ".csl.json", citations.csl_json(entries)),
         )
     ]
     return fill(
