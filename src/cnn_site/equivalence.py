@@ -104,7 +104,7 @@ def compare(
         calibrate(reference, arguments, dtype, generator)
         state = reference.state_dict()
         ours.load_state_dict(
-            {names[name]: value.clone() for name, value in state.items()}, strict=True
+            {names[name]: value for name, value in state.items()}, strict=True
         )
 
         gradients = dtype == torch.float64
@@ -322,19 +322,15 @@ def draw_parameters(network: nn.Module, generator: torch.Generator) -> None:
             continue  # num_batches_tracked, index tables
         last = name.rpartition(".")[2]
         fan_in = value[0].numel() if value.ndim > 1 else 1
-        # Four times as fast in float32; what is stored has all digits of float64 by its factor.
-        normal = torch.randn(value.shape, generator=generator).double()
+        # A state dict shares memory with its network. Four times as fast in float32;
+        # what is stored has all digits of float64 by its factor.
+        normal = torch.randn(value.shape, generator=generator)
         if "bias" in last or last == "running_mean":
-            drawn = 0.1 * normal
-        elif fan_in > 1 and "var" not in last:
-            drawn = (
-                normal * (2 / fan_in) ** 0.5
-            )  # He: keeps the signal's size through a ReLU
+            value.copy_(normal).mul_(0.1)
+        elif fan_in > 1 and "var" not in last:  # He: keeps the signal's size in a ReLU
+            value.copy_(normal).mul_((2 / fan_in) ** 0.5)
         else:  # norm weights, layer scales, gates, variances: about 1, never 0
-            drawn = 0.5 + torch.rand(
-                value.shape, generator=generator, dtype=torch.float64
-            )
-        value.copy_(drawn)  # a state dict shares memory with its network
+            value.copy_(torch.rand(value.shape, generator=generator)).add_(0.5)
 
 
 @torch.no_grad()

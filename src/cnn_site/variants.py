@@ -26,7 +26,9 @@ from . import ROOT
 from .equivalence import Comparison, compare
 from .evidence import load
 
-LARGE = 60_000_000  # parameters; of such two networks must never meet in memory
+LARGE = 4e9  # bytes that a comparison takes; of such two must never meet in memory
+# Bytes a parameter, measured: in full (float64, weights, gradients and what is kept of both sides), by outputs alone.
+IN_FULL, BY_OUTPUTS = 40, 8
 Tensors = list[tuple[str, tuple[int, ...]]]  # names and shapes of all tensors, in order
 
 
@@ -123,10 +125,11 @@ class Variant:
         return [(name, tuple(shape)) for name, shape in tensors], params, macs
 
     def large(self) -> bool:
-        """Above 60 M parameters by its record; what has no record yet counts as large unless it is compared fast."""
+        """Above 4 GB by its record; what has no record yet counts as large unless it is compared fast."""
         slug = "/".join(self.make.__module__.split(".")[1:]).replace("_", "-")
         row = load(slug).get("computed", {}).get("cost", {}).get(self.key)
-        return row["params"] > LARGE if row else self.net != "fast"
+        each = BY_OUTPUTS if self.net == "outputs" else IN_FULL
+        return row["params"] * each > LARGE if row else self.net != "fast"
 
     def check_equal(
         self, evidence: Any, images: Tensor, settings: str = ""

@@ -15,7 +15,8 @@ from cnn_site import proofs, speed, variants
 from cnn_site.evidence import Evidence, load
 from cnn_site.proofs import network_proof
 from cnn_site.variants import Variant, each_variant, reference, without_drawing
-from cnn_techniques.modern import squeezenet1_1, wide_resnet50_2
+from cnn_techniques.foundations import vgg11
+from cnn_techniques.modern import squeezenet1_1
 
 
 class Small(nn.Module):
@@ -265,7 +266,7 @@ def test_a_librarys_form_is_made_once_for_its_version_and_the_code_that_counts(
 def test_large_networks_go_to_one_worker() -> None:
     large, small, new = each_variant(
         [
-            Variant(wide_resnet50_2, "WRN", "torchvision.models.wide_resnet50_2"),
+            Variant(vgg11, "VGG", "torchvision.models.vgg11"),
             Variant(squeezenet1_1, "SqueezeNet", "torchvision.models.squeezenet1_1"),
             variant(Small, net="outputs"),  # not in a record yet
         ]
