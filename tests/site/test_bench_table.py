@@ -6,6 +6,7 @@ import pytest
 
 from cnn_site import pages
 from cnn_site.directives import Page, render
+from cnn_site.pages import SiteError
 
 ALONE = [
     t.slug
@@ -43,3 +44,14 @@ def test_what_costs_nothing_has_no_columns_of_zeros() -> None:
     assert "Memory, %" not in render(here, "bench", [], {})
     there = Page("https://example.org/", "", "attention/simam")
     assert "Memory, %" in render(there, "bench", [], {})
+
+
+def test_named_pages_stand_in_the_order_of_the_catalogue_and_no_others() -> None:
+    page = Page("https://example.org/", "")
+    table = render(page, "bench", ["training/warmup", "training/step-decay"], {})
+    assert re.findall(r'scope="row"><a href="/([^"]+).md"', table) == [
+        "training/step-decay",
+        "training/warmup",
+    ]
+    with pytest.raises(SiteError, match="unknown 'training/warm-up'"):
+        render(page, "bench", ["training/step-decay", "training/warm-up"], {})

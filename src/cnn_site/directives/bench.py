@@ -10,7 +10,7 @@ from .numbers import hardware
 
 
 def bench(page: Page, arguments: list[str], settings: Any) -> str:
-    """The arms of this page's record, or of a category's pages, or of `all` pages."""
+    """The arms of this page's record, or of the pages of a category, of those named, or of `all`."""
     if not arguments:
         rows = _arms(page.technique)
         if not rows:
@@ -19,16 +19,20 @@ def bench(page: Page, arguments: list[str], settings: Any) -> str:
                 "make it: pytest --update-evidence -m record, of its proof"
             )
         return fill("bench", rows=rows, alone=True, **_texts(rows, page.technique))
-    which = arguments[0]
-    if which not in ("all", *CATEGORIES):
-        expected = ", ".join(("all", *CATEGORIES))
-        raise SiteError(f"unknown {which!r}; expected one of {expected}")
     written = [
-        t for t in pages.techniques() if t.facts and which in ("all", t.category)
+        t
+        for t in pages.techniques()
+        if t.facts and {"all", t.category, t.slug} & set(arguments)
     ]
+    known = {"all", *CATEGORIES, *(t.slug for t in written)}
+    if unknown := [a for a in arguments if a not in known]:
+        raise SiteError(
+            f"unknown {unknown[0]!r}; expected all, a written page as training/mixup, "
+            f"or one of {', '.join(CATEGORIES)}"
+        )
     rows = [row for t in written for row in _arms(t)]
     if not rows:
-        raise SiteError(f"no page of {which} has a result of the bench")
+        raise SiteError(f"no page of {' '.join(arguments)} has a result of the bench")
     return fill("bench", rows=rows, alone=False, **_texts(rows, rows[0]["t"]))
 
 
