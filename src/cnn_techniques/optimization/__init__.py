@@ -16,6 +16,7 @@ from .group_and_layer_normalization import LayerNorm as LayerNorm
 from .group_and_layer_normalization import LayerNorm2d as LayerNorm2d
 from .lamb import LAMB as LAMB
 from .lion import Lion as Lion
+from .mixed_precision import LossScaler as LossScaler
 from .muon import Muon as Muon
 from .muon import newton_schulz as newton_schulz
 from .radam import RAdam as RAdam
