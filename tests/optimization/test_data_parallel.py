@@ -297,6 +297,20 @@ def test_gradients_of_two_types_are_averaged_each_in_its_own(
             assert value.eq((1 * 1 + 3 * 2) / 4).all()
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [0, 1, 7, 10])
+def test_every_image_is_in_one_share_and_shares_differ_by_one_at_most(
+    monkeypatch: pytest.MonkeyPatch, processes: int, count: int
+) -> None:
+    monkeypatch.setattr(distributed, "get_world_size", lambda: processes)
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(own_share(torch.arange(count)).tolist())
+    assert sorted(image for share in shares for image in share) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
 # ---------------------------------------------------------------- weights
 
 
@@ -358,6 +372,11 @@ def test_a_fault_in_one_process_is_refused_in_both_and_nothing_changes(
     for rank, message in enumerate(pick(pair, case, "message")):
         assert f"got count={counts[rank]} here, faults in {faults} processes" in message
         assert pair[rank][case]["gradient"].tolist() == [1.0 + rank] * 2
+
+
+def test_a_module_without_parameters_that_learn_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got none in Linear"):
+        average_gradients(nn.Linear(2, 2).requires_grad_(False), 1)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def copy_from_first(module: nn.Module) -> None:
 
 @torch.no_grad()
 def average_gradients(module: nn.Module, count: float) -> None:
-    """Make every `.grad` the gradient of the mean loss over the images of all processes.
+    """Make every `.grad` that of the mean loss over the images of all processes.
 
     Call it in all processes between `backward` and `step`, in one that has no images
     too. A parameter that one process did not use gets the gradient of the others; one
@@ -51,9 +51,12 @@ def average_gradients(module: nn.Module, count: float) -> None:
             then its gradients are taken for zero, whatever they are.
 
     Raises: ValueError for a count below 0, for counts that are all 0 and for sparse
-        gradients, in all processes, before anything is changed.
+        gradients, in all processes, before anything is changed; for a module without
+        parameters that learn.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"expected parameters that learn, got none in {module!r}")
     fit = math.isfinite(count) and count >= 0
     fit = fit and not any(p.grad is not None and p.grad.is_sparse for p in parameters)
     # All processes are told of a fault: else the others would wait for this one.
@@ -63,8 +66,8 @@ def average_gradients(module: nn.Module, count: float) -> None:
     n, faults, used = sums[0], int(sums[1]), (sums[2:] > 0).tolist()
     if faults or not n:
         raise ValueError(
-            "expected dense gradients and a count of 0 or more in each process, not all "
-            f"0, got {count=} here, faults in {faults} processes, {n:g} images in all"
+            "expected dense gradients and a count of 0 or more in each process, not "
+            f"all 0, got {count=} here, faults in {faults} processes, {n:g} images"
         )
     for p, anywhere in zip(parameters, used, strict=True):
         if anywhere and p.grad is None:
