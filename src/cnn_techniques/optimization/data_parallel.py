@@ -79,7 +79,8 @@ def average_gradients(module: nn.Module, count: float) -> None:
         g_i = torch.cat([g.flatten() for g in same])
         g_i = g_i * (count / n).to(dtype) if count else torch.zeros_like(g_i)
         distributed.all_reduce(g_i)  # the sum over all processes
-        for g, part in zip(same, g_i.split([g.numel() for g in same]), strict=True):
+        parts = torch.split(g_i, [g.numel() for g in same])
+        for g, part in zip(same, parts, strict=True):
             g.copy_(part.view_as(g))
     # --8<-- [end:average]
 

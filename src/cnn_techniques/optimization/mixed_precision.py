@@ -36,6 +36,12 @@ class LossScaler:
     Raises: ValueError for settings out of these ranges.
     """
 
+    _scale: float
+    _growth_factor: float
+    _backoff_factor: float
+    _growth_interval: int
+    _growth_tracker: int
+
     def __init__(
         self,
         init_scale: float = 2.0**16,
