@@ -96,6 +96,8 @@ FORBIDDEN: dict[str, list[str]] = {
         "get_total_norm",
         "_foreach_",
     ],
+    "optimization/data-parallel": ["DistributedDataParallel", "nn.parallel"],
+    "optimization/mixed-precision": ["GradScaler", "_amp_"],
     "compression/knowledge-distillation": ["kl_div", "KLDivLoss"],
     "evaluation/model-cost": ["flop_counter", "FlopCounterMode"],
 }

@@ -98,6 +98,16 @@ def test_the_files_stand_where_the_page_says(
     assert "colab" not in told, "a development version stands at no address"
 
 
+def test_a_program_that_a_command_starts_is_offered_as_a_script_alone(
+    tmp_path: Path,
+) -> None:
+    slug, repository = "optimization/data-parallel", "https://github.com/o/n"
+    page = Page(ADDRESS, "1.2.3", slug, repository=repository, docs=Build(tmp_path))
+    told = render(page, "needs", [], None)
+    assert 'href="data_parallel.py"' in told
+    assert "ipynb" not in told and "notebook" not in told and "colab" not in told
+
+
 def test_nothing_is_offered_where_no_site_is_built() -> None:
     page = Page(ADDRESS, "", "attention/squeeze-and-excitation")
     assert "download" not in render(page, "needs", [], None)

@@ -72,21 +72,26 @@ def needs(page: Page, arguments: list[str], settings: Any) -> str:
     t = page.technique
     if wrong := wrong_needs(t):
         raise SiteError("; ".join(wrong))
-    packages = downloads.packages(t, copy_block(t))
-    return fill("needs", packages=packages, files=_files(page))
+    block = copy_block(t)
+    packages = downloads.packages(t, block)
+    return fill("needs", packages=packages, files=_files(page), cell=not block.is_file)
 
 
 def _files(page: Page) -> list[tuple[str, str, str]]:
-    """(address, text, name of the file) of the copied block as a script, a notebook and, of a release, in Colab."""
+    """(address, text, name of the file) of the copied block as a script, a notebook and, of a release, in Colab.
+
+    A program that a command starts is no notebook.
+    """
     t, block = page.technique, copy_block(page.technique)
     name = block.title.removesuffix(".py")
     files = []
-    for suffix, make in ((".py", downloads.script), (".ipynb", downloads.notebook)):
+    kinds = [(".py", downloads.script), (".ipynb", downloads.notebook)]
+    for suffix, make in kinds[:1] if block.is_file else kinds:
         path = f"{t.slug}/{name}{suffix}"
         address = page.publish(path, make(t, block, page.address))
         files += [(address, name + suffix, name + suffix)] if address else []
     host, _, repository = page.repository.partition("github.com/")
-    if files and repository and host == "https://" and page.release:
+    if len(files) > 1 and repository and host == "https://" and page.release:
         # where .ci/publish puts the site of a release
         notebook = f"blob/gh-pages/{page.release}/{t.slug}/{name}.ipynb"
         colab = f"https://colab.research.google.com/github/{repository}/{notebook}"
