@@ -1,7 +1,7 @@
 """Loss scaling: gradients that float16 can hold, and no step with those it cannot.
 
-Source: Micikevicius et al., "Mixed Precision Training", ICLR 2018, arXiv:1710.03740,
-section 3.2; when the scale grows and backs off is the rule of torch.amp.GradScaler.
+Source: Micikevicius et al., "Mixed Precision Training", ICLR 2018, arXiv:1710.03740;
+when the scale grows and backs off is the rule of torch.amp.GradScaler.
 Legend: S the scale, g a gradient, g' the gradient of the loss times S.
 """
 
