@@ -1,4 +1,4 @@
-"""The block is timm's, and does what the equations of the paper's section 3.2 say."""
+"""The block is timm's, and does what the paper's equations say."""
 
 from functools import partial
 

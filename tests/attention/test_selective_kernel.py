@@ -1,4 +1,4 @@
-"""The unit is timm's without its split input, and does what the paper's equations 1 to 6 say."""
+"""The unit is timm's without its split input, and does what the paper's equations say."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ def block() -> SelectiveKernel:
 
 
 def attention(block: SelectiveKernel, x: Tensor) -> Tensor:
-    """The softmax over the paths, (N, M, C), by the paper's equations 2 to 5."""
+    """The softmax over the paths, (N, M, C), by the paper's equations of fuse and select."""
     fused = sum(path(x) for path in block.paths)
     s = torch.einsum("nchw->nc", fused) / (fused.shape[2] * fused.shape[3])
     conv, norm, _ = block.fuse
@@ -239,7 +239,7 @@ def test_cost_in_the_paper_s_network_and_at_the_end_of_every_block(evidence) -> 
         if key in ("sknet50", "sk_resnet50"):
             rows[key]["more_params"] = cost.params / of["params"] - 1
             rows[key]["more_macs"] = cost.macs / of["macs"] - 1
-    # The paper's table 2: 27.5 M parameters.
+    # Table 2 of the authors' README (commit 17dd708): 27.5 M parameters.
     assert round(rows["sknet50"]["params"] / 1e6, 1) == 27.5
     evidence.computed("cost", rows)
 

@@ -194,6 +194,28 @@ def test_an_equation_has_its_lines_beside_it_where_there_is_room(
     assert set(page.evaluate(beside)) == {False}
 
 
+@pytest.mark.parametrize(
+    "name", ["modern/resnext", "evaluation/model-cost", "training/step-decay"]
+)
+def test_lines_stand_below_their_equation_only_where_both_are_too_wide(
+    name: str, visit: New
+) -> None:
+    page = visit().go(f"{name}/")
+    # A formula needs its number and the gap to the lines too, and its name 7rem.
+    spare = """() => [...document.querySelectorAll(".eqcode > div")].map(row => {
+      const wide = e => { const r = document.createRange(); r.selectNodeContents(e); return r.getBoundingClientRect().width; };
+      const [eq, code] = row.children, sizes = e => e.getBoundingClientRect();
+      if (sizes(code).left >= sizes(eq).right - 1) return null;
+      const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+      const formula = Math.max(7 * rem, ...[...eq.querySelectorAll(".arithmatex:is(div)")].map(wide));
+      return sizes(row).width - formula - wide(code.querySelector("pre > code")) - 1.6 * rem;
+    }).filter(left => left !== null)"""
+    for width in (1024, 1280, 1920):
+        at(page, width)
+        found = page.evaluate(spare)
+        assert not found or max(found) < 1, f"{width} px: {max(found)} px to spare"
+
+
 def test_a_long_program_is_open_and_folds_what_it_borrows(visit: New) -> None:
     page = visit().go("detection/retinanet/")
     code, lines = page.locator(".run pre > code").first, page.locator(".run .ln")

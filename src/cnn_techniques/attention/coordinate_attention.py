@@ -1,7 +1,7 @@
 """Coordinate attention: a gate per channel and row times a gate per channel and column.
 
 Source: Hou et al., "Coordinate Attention for Efficient Mobile Network Design",
-CVPR 2021, arXiv:2103.02907, section 3.
+CVPR 2021, arXiv:2103.02907, the section on the block.
 Legend: N images, C channels, H x W pixels, R = C / r squeeze channels.
 """
 

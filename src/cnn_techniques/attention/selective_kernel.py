@@ -1,7 +1,7 @@
 """Selective kernel: convolve at several dilations, and mix per image and channel.
 
 Source: Li et al., "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586,
-section 3.1.
+the section on the convolution.
 Legend: N images, C channels, H x W pixels, M paths, s stride, d channels of the
 descriptor z.
 """
