@@ -338,7 +338,7 @@ def may_name(test: str, texts: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
 
 
 def _pattern(node: ast.AST) -> str:
-    """What a text, an f-string or one for `format` can become; empty for anything else."""
+    """What a text, an f-string or one for `format` can become; empty for anything else, and without a spelled-out part."""
     if isinstance(node, ast.JoinedStr):
         pattern = "".join(_pattern(n) or ".*" for n in node.values)
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -371,7 +371,8 @@ def drop_orphans(
     if orphans and not update:
         raise StaleRecord(
             f"docs/evidence/{slug}.json: record only: {'; '.join(map(' '.join, orphans))}: no test of {proof(slug)} "
-            f"names it; to delete it: pytest --update-evidence {proof(slug)}"
+            'names it (a name that is computed needs a part that is spelled out: f"then_{name}", not f"{name}"); '
+            f"to delete it: pytest --update-evidence {proof(slug)}"
         )
     if orphans:
         record = copy.deepcopy(record)

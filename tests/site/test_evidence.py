@@ -227,6 +227,11 @@ def other_keys(evidence: Evidence, name: str, depth: int) -> None:
     evidence.measured("speed", arguments={}, run=measure)
 
 
+def computed_keys(evidence: Evidence, name: str, depth: int) -> None:
+    evidence.equivalent(f"{name}", COMPARISON, reference="torch")
+    evidence.equivalent(f"{name} {depth}", COMPARISON, reference="torch")
+
+
 def named(test: str, *texts: str) -> set[tuple[str, str]]:
     return set(may_name(f"tests/site/test_evidence.py::{test}", texts))
 
@@ -254,6 +259,16 @@ def test_what_no_test_names_is_refused_and_deleted_on_purpose(
     record = load(SLUG, tmp_path)
     assert list(record["equivalence"]) == ["block 2", "wide 3"]
     assert list(record["computed"]) == ["cost"]
+
+
+def test_a_key_that_is_computed_from_variables_alone_is_refused_with_its_cure(
+    update: Evidence, tmp_path: Path
+) -> None:
+    update.equivalent("wide 3", COMPARISON, reference="torch")
+    names = named("computed_keys")
+    with pytest.raises(StaleRecord, match=r"equivalence wide 3: .* spelled out: f\"then_\{name\}\", not f\"\{name\}\""):  # fmt: skip
+        drop_orphans(SLUG, names, folder=tmp_path)
+    drop_orphans(SLUG, names | named("other_keys"), folder=tmp_path)
 
 
 PLANTED = """

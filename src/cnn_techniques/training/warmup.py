@@ -29,8 +29,9 @@ class LinearWarmUp(LRScheduler):
         start_factor: s, the first rate as a part of the full one, in (0, 1].
 
     State dicts can be exchanged with torch's SequentialLR of a LinearLR and a schedule.
-    Raises: ValueError for fewer than 1 step, a start_factor outside (0, 1], a state of
-        another kind.
+    Raises: ValueError for fewer than 1 step, a start_factor outside (0, 1], or a state
+        that is not of two schedules, the first a rise to the full rate and the second
+        with the entries of `after`'s, or that has another number of groups.
     """
 
     def __init__(
