@@ -19,8 +19,6 @@ from .stamps import copy_block, stamp
 ELSEWHERE = {
     "training/feature-extraction": "lab/transfer.md",
     "training/fine-tuning": "lab/transfer.md",
-    "optimization/mixed-precision": "lab/train.md",
-    "optimization/data-parallel": "lab/many-processes.md",
     "compression/onnx-export": "lab/evaluate-and-export.md",
 }
 
