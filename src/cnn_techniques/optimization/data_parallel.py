@@ -50,6 +50,7 @@ def average_gradients(module: nn.Module, count: float) -> None:
         count: n_i, the images that this process's loss is the mean over; 0 for none,
             then its gradients are taken for zero, whatever they are.
 
+    Changes `grad` of every parameter, in place.
     Raises: ValueError for a count below 0, for counts that are all 0 and for sparse
         gradients, in all processes, before anything is changed; for a module without
         parameters that learn.

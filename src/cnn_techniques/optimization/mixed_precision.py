@@ -67,6 +67,7 @@ class LossScaler:
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients by S now, to clip them or look at them before `step`.
 
+        Without a call, `step` does it.
         Raises: RuntimeError if that was done since the last `update`, or if there is no
             gradient; ValueError for gradients that are float16 or sparse.
         """
