@@ -3,6 +3,10 @@
 from .cosine_annealing import CosineAnnealing as CosineAnnealing
 from .cosine_annealing import CosineWarmRestarts as CosineWarmRestarts
 from .cosine_annealing import cosine_rate as cosine_rate
+from .cutout import Cutout as Cutout
+from .cutout import RandomErasing as RandomErasing
+from .cutout import erase_boxes as erase_boxes
+from .cutout import erasing_size as erasing_size
 from .dropblock import DropBlock as DropBlock
 from .dropblock import centre_rate as centre_rate
 from .dropblock import drop_blocks as drop_blocks
