@@ -3,6 +3,9 @@
 from .cosine_annealing import CosineAnnealing as CosineAnnealing
 from .cosine_annealing import CosineWarmRestarts as CosineWarmRestarts
 from .cosine_annealing import cosine_rate as cosine_rate
+from .cutmix import CutMix as CutMix
+from .cutmix import cutmix_batch as cutmix_batch
+from .cutmix import cutmix_box as cutmix_box
 from .cutout import Cutout as Cutout
 from .cutout import RandomErasing as RandomErasing
 from .cutout import erase_boxes as erase_boxes

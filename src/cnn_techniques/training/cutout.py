@@ -21,7 +21,7 @@ def erase_boxes(images: Tensor, boxes: Tensor, value: float | Tensor = 0.0) -> T
 
     Args:
         images: (N, C, H, W), of any type.
-        boxes: (N, 4), integers: first row and column inside, first row and column behind.
+        boxes: (N, 4), integers: first row and column inside, first ones behind.
             What lies outside the image hides nothing; a box of zeros hides nothing.
         value: a number, or a tensor that fits (N, C, H, W), such as (C, 1, 1).
 
