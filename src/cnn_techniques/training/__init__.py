@@ -1,8 +1,22 @@
 """How a network is fed and what it is told."""
 
+from .basic_augmentation import BasicAugmentation as BasicAugmentation
+from .basic_augmentation import crop_images as crop_images
+from .basic_augmentation import flip_images as flip_images
+from .basic_augmentation import grey_images as grey_images
+from .basic_augmentation import mix_images as mix_images
+from .basic_augmentation import rotate_images as rotate_images
+from .basic_augmentation import turn_hue as turn_hue
 from .cosine_annealing import CosineAnnealing as CosineAnnealing
 from .cosine_annealing import CosineWarmRestarts as CosineWarmRestarts
 from .cosine_annealing import cosine_rate as cosine_rate
+from .cutmix import CutMix as CutMix
+from .cutmix import cutmix_batch as cutmix_batch
+from .cutmix import cutmix_box as cutmix_box
+from .cutout import Cutout as Cutout
+from .cutout import RandomErasing as RandomErasing
+from .cutout import erase_boxes as erase_boxes
+from .cutout import erasing_size as erasing_size
 from .dropblock import DropBlock as DropBlock
 from .dropblock import centre_rate as centre_rate
 from .dropblock import drop_blocks as drop_blocks
