@@ -122,9 +122,9 @@ def _grey_operand(image: Tensor) -> Tensor:
     """Luminance as whole numbers, (..., 1, H, W), float32."""
     if image.shape[-3] == 1:
         return image.float()
-    r, g, b = image.split(1, dim=-3)
+    r, g, b = image.unbind(dim=-3)
     grey = torch.add(r * 0.2989, g, alpha=0.587)
-    return torch.add(grey, b, alpha=0.114).floor()
+    return torch.add(grey, b, alpha=0.114).floor().unsqueeze(-3)
 
 
 def change_brightness(image: Tensor, change: float) -> Tensor:
