@@ -13,7 +13,7 @@ from torch import Tensor
 from cnn_techniques.training.image_operations import ImageOperation, operation_table
 
 # --8<-- [start:module]
-# Pairs of operations: the name, how likely it is, and the magnitude's number from 0 to 9.
+# Pairs of operations: name, probability, and the magnitude's number from 0 to 9.
 AUTOAUGMENT_POLICIES = {
     "imagenet": (
         (("Posterize", 0.4, 8), ("Rotate", 0.6, 9)),
