@@ -1,0 +1,16 @@
+import torch
+
+from cnn_techniques.training import AutoAugment
+
+# --8<-- [start:usage]
+torch.manual_seed(0)
+augment = AutoAugment("cifar10")
+ramp = torch.arange(3, 256, 4, dtype=torch.uint8)  # no black
+images = ramp.expand(4, 3, 64, 64)  # (N, C, H, W), bytes
+changed = augment(images)
+for image in changed:
+    black = (image == 0).float().mean()
+    print(f"mean {image.float().mean():3.0f}, share of black {black:.2f}")
+for _ in range(3):
+    print("drawn next:", *(name for name, _ in augment.draw(height=64, width=64)))
+# --8<-- [end:usage]
