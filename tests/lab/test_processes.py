@@ -17,12 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from cnn_lab import checkpoint
 from cnn_lab.fit import EvaluationBatches, InMemory, SingleProcess, TrainingBatches
-from cnn_lab.prepare import prepared
 from cnn_lab.recipe import Recipe, Settings
 from cnn_lab.saved import LAST, RESULT
-from cnn_lab.scores import accuracy
 from cnn_lab.train import train
 from cnn_site import ROOT
 
@@ -33,7 +30,6 @@ OPTIONS = {
     "learning_rate": 0.01,
     "augment": "basic-augmentation,randaugment",
 }
-NORMED = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 DRIVER = """
 import os, torch, cnn_lab.cli
 torch.set_default_dtype(torch.float64)
@@ -223,26 +219,6 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_find_something_else_where_batches_are_normed(
-    forks: Any, tmp_path: Path
-) -> None:
-    """A batch norm takes the statistics of the images of its own process."""
-    found = together(forks, tmp_path, NORMED, "--size=8", "--batch-size=100")
-    expected = alone(NORMED, tmp_path / "alone", size=8, batch_size=100)
-    assert not the_same(found, expected)
-    # What is told of the network is true of the one that is saved.
-    state = checkpoint.load(tmp_path / "run" / LAST)
-    torch.set_default_dtype(torch.float64)
-    try:
-        model, data = prepared(Recipe(NORMED, size=8), Settings())
-        model.load_state_dict(state["model"])
-        scored = accuracy(model, data.test, SingleProcess(torch.device("cpu")))
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert scored == found["accuracy"]
-
-
-@pytest.mark.slow
 def test_two_processes_add_up_the_parts_of_a_batch(forks: Any, tmp_path: Path) -> None:
     """The batch of one image has fewer than there are processes and parts."""
     more = {"accumulate": 3, "clip": 0.5, "validate": 0.1}
@@ -253,31 +229,32 @@ def test_two_processes_add_up_the_parts_of_a_batch(forks: Any, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("norm", "workers"), [("GroupNorm", 1), ("BatchNorm", 0)])
+@pytest.mark.parametrize("normed", [False, True])
 def test_two_processes_train_a_network_and_data_of_ones_own(
-    norm: str, workers: int, forks: Any, tmp_path: Path
+    normed: bool, forks: Any, tmp_path: Path
 ) -> None:
-    """Those of the page, and the network without batch statistics."""
+    """Those of the page; with batch norms, which see one process's images, otherwise."""
     page = (ROOT / "docs/lab/own-network.md").read_text(encoding="utf-8")
     for name in ("mynet", "mydata"):
         shown = re.search(rf'title="{name}\.py"\}}\n(.*?)\n```', page, re.DOTALL)
         assert shown is not None, name
-        code = shown[1]
-        if norm == "GroupNorm":
-            code = code.replace("nn.BatchNorm2d(", "nn.GroupNorm(1, ")
-        assert name == "mydata" or code.count(f"nn.{norm}") == 2
+        # Statistics of the last batch alone differ most between processes.
+        norm = r"nn.BatchNorm2d(\1, momentum=1)" if normed else r"nn.GroupNorm(1, \1)"
+        code, count = re.subn(r"nn\.BatchNorm2d\((.*)\)", norm, shown[1])
+        assert count == (2 if name == "mynet" else 0)
         (tmp_path / f"{name}.py").write_text(code)
-    # The last batch of an epoch (of 960 images) has one: less than there are processes.
+    # Without: the last batch of an epoch, of 960 images, has one: less than processes.
+    more = ["--batch-size", "137", "--validate", "0.2", "--workers", "1"]
     asked = [
         *("train", "mynet:small", "--data", "mydata:parity", "--epochs", "2"),
-        *("--batch-size", "137", "--learning-rate", "0.003", "--validate", "0.2"),
-        *("--workers", str(workers), "--out"),
+        *("--learning-rate", "0.003", *(["--batch-size", "30"] if normed else more)),
     ]
-    forks.done(tmp_path, [*asked, "one"], float64=True)
-    told = forks.done(tmp_path, [*asked, "two"], processes=2, float64=True)
-    assert len(re.findall("of 597 test images", told)) == 1
+    forks.done(tmp_path, [*asked, "--out", "one"], float64=True)
+    told = forks.done(tmp_path, [*asked, "--out", "two"], processes=2, float64=True)
+    assert len(re.findall("of 597 test images", told)) == 1  # told by one of them
     one, two = (json.loads((tmp_path / n / RESULT).read_text()) for n in ("one", "two"))
-    assert the_same(two, one) == (norm == "GroupNorm"), (two, one)
+    assert the_same(two, one) != normed, (two, one)
+    # What is told of the network is true of the one that is saved.
     own = ["--network", "mynet:small", "--data", "mydata:parity", "--json", "-"]
     measures = json.loads(forks.done(tmp_path, ["evaluate", "two", *own], float64=True))
     assert measures["accuracy"] == two["accuracy"] and measures["images"] == 597
