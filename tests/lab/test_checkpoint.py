@@ -193,6 +193,19 @@ def test_a_wrong_bit_in_the_header_is_noticed_or_harmless(tmp_path: Path) -> Non
     assert refused > 380
 
 
+def test_a_wrong_bit_in_a_tensor_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    checkpoint.save(path, STATE)
+    whole, draw = path.read_bytes(), random.Random(0)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(header, len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(NotACheckpoint, match="a tensor's bytes have changed"):
+            checkpoint.load(path)
+
+
 @pytest.mark.parametrize(
     ("header", "told"),
     [

@@ -1,8 +1,4 @@
-"""A run that is killed or stopped ends, once it goes on, as if nothing had happened.
-
-Run as a program, this file is what starts the runs of the test below: it imports torch
-once and forks a process for each.
-"""
+"""A run that is killed or stopped ends, once it goes on, as if nothing had happened."""
 
 import json
 import os
@@ -15,8 +11,6 @@ import subprocess
 import sys
 import termios
 import time
-from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cnn_lab.cli
 from cnn_lab import checkpoint
-from cnn_lab.curves import NAMES
 from cnn_lab.recipe import Recipe, Settings
 from cnn_lab.saved import BEST, CONFIG, LAST, PHOTOS, RESULT
 from cnn_lab.show import Silent
@@ -35,41 +27,38 @@ from cnn_lab.train import train
 
 FILES = (LAST, BEST, PHOTOS)  # the rest tells of times
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
-DROPS = "VisionTransformer(8, 1, 2, 16, 32, image_size=32, dropout=0.2)"
-SMALL_DROPS = "VisionTransformer(4, 1, 2, 8, 16, image_size=8, dropout=0.2)"
-PLACES = (
+DROPS = "VisionTransformer(4, 1, 2, 8, 16, image_size=8, dropout=0.2)"
+BEFORE = (
     "before the file",
     "half of the file written",
     "before the file's fsync",
     "before the rename",
-    "after the rename",
-    "before the folder's fsync",
 )
+AFTER = ("after the rename", "before the folder's fsync")
 ALL = {
     "everything with a state": [
-        *(DROPS, "--epochs", "3", "--batch-size", "128", "--save-every", "3"),
+        *("train", DROPS, "--size", "8", "--epochs", "3", "--batch-size", "128"),
         *("--augment", "basic-augmentation,randaugment", "--mixup", "0.2"),
-        *("--weight-ema", "0.9", "--schedule", "one-cycle"),
+        *("--weight-ema", "0.9", "--schedule", "one-cycle", "--save-every", "3"),
     ],
     "momentum and a warm-up": [
-        *(TINY, "--size", "8", "--epochs", "6", "--save-every", "4", "--cutmix", "1"),
-        *(
-            "--optimizer",
-            "sgd-momentum",
-            "--learning-rate",
-            "0.1",
-            "--batch-size",
-            "50",
-        ),
+        *("train", TINY, "--size", "8", "--epochs", "3", "--batch-size", "100"),
+        *("--optimizer", "sgd-momentum", "--learning-rate", "0.1", "--cutmix", "1"),
         *("--schedule", "cosine-annealing", "--warmup", "1", "--weight-ema", "0.5"),
+        *("--save-every", "4"),
     ],
     "photos, with workers": [
-        *(TINY, "--data", "folder:photos", "--size", "16", "--epochs", "4"),
+        *("train", TINY, "--data", "folder:photos", "--size", "16", "--epochs", "4"),
         *("--augment", "basic-augmentation,trivialaugment", "--batch-size", "5"),
         *("--workers", "2", "--save-every", "3", "--optimizer", "radam"),
         *("--validate", "0.2"),
     ],
 }
+CHOOSES = [
+    *("train", TINY, "--size", "8", "--epochs", "40", "--batch-size", "120"),
+    *("--learning-rate", "0.03", "--schedule", "constant", "--save-every", "4"),
+    *("--validate", "0.1", "--patience", "3", "--weight-ema", "0.5", "--mixup", "0.2"),
+]
 
 
 def photos(folder: Path, classes: int = 3, each: int = 8, side: int = 24) -> Path:
@@ -114,7 +103,7 @@ STATEFUL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("network", "steps"), [(TINY, 1), (TINY, 4), (SMALL_DROPS, 3), (SMALL_DROPS, 6)]
+    ("network", "steps"), [(TINY, 1), (TINY, 4), (DROPS, 3), (DROPS, 6)]
 )
 def test_a_run_stopped_after_any_step_ends_with_the_same_bytes(
     network: str, steps: int, tmp_path: Path
@@ -188,138 +177,144 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 # --- SIGKILL -------------------------------------------------------------------------
 
 
-@dataclass
-class Kills:
-    """Runs that are killed until they end, and how often that was."""
+def begun_or_resumed(folder: Path, asked: list[str]) -> list[str]:
+    if (folder / "run" / CONFIG).exists():
+        return ["train", "--resume", "run"]
+    return [*asked, "--out", "run"]
 
-    seed: int
-    folder: Path
-    survived: int = 0
-    inside: dict[str, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.draw = random.Random(self.seed)
-        self.server = subprocess.Popen(
-            [sys.executable, __file__],
-            cwd=self.folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+def killed(forks: Any, folder: Path, asked: list[str], *kill: Any) -> bool:
+    """Whether the run in `run`, new or gone on with, was killed before its end."""
+    command = begun_or_resumed(folder, asked)
+    if kill[0] == "time":
+        pids = forks.begin(folder, command)
+        time.sleep(kill[1])
+        os.kill(pids[0], signal.SIGKILL)
+    else:
+        forks.begin(folder, command, kill=kill)
+    codes = forks.ended()
+    assert codes in ([0], [-signal.SIGKILL]), forks.told("err")
+    return codes != [0]
 
-    def ask(self, name: str, arguments: list[str], **kill: Any) -> tuple[int, float]:
-        """The exit code, and the seconds from the fork on."""
-        assert self.server.stdin is not None and self.server.stdout is not None
-        config = self.folder / name / CONFIG
-        go_on = ["--resume", name] if config.exists() else [*arguments, "--out", name]
-        asked = {"arguments": ["train", *go_on], "log": f"{name}.log", **kill}
-        (self.folder / f"{name}.log").touch()  # a run may be killed before it opens it
-        print(json.dumps(asked), file=self.server.stdin, flush=True)
-        code, seconds = json.loads(self.server.stdout.readline())
-        log = (self.folder / f"{name}.log").read_text()
-        assert code in (0, -signal.SIGKILL), log
-        return code, seconds
 
-    def chain(
-        self,
-        kind: str,
-        whole: dict[str, bytes],
-        seconds: float,
-        timed: int,
-        inside: list[str],
-    ) -> None:
-        """Kill runs of a kind that often; each goes on, is killed again, and ends."""
-        wanted = [*("time",) * timed, *inside]
-        self.draw.shuffle(wanted)
-        run, before = 0, 0
-        while wanted:
-            run += 1
-            name, arguments = f"{kind}-{run}", ALL[kind]
-            for _ in range(4):
-                if not wanted:
-                    break
-                place = wanted[-1]
-                if place == "time":
-                    kill: dict[str, Any] = {"after": self.draw.uniform(0, seconds)}
-                else:
-                    kill = {"place": place, "number": self.draw.randint(1, 5)}
-                code, _ = self.ask(name, arguments, **kill)
-                if code == 0:
-                    break  # it had ended: that one is drawn again
-                wanted.pop()
-                before += 1
-                if place != "time":
-                    self.inside[place] = self.inside.get(place, 0) + 1
-            code, _ = self.ask(name, arguments)
-            assert code == 0
-            ended = self.folder / name
-            for file, content in whole.items():
-                told = f"{file} of {name}, seed {self.seed}"
-                assert (ended / file).read_bytes() == content, told
-            left = {p.name for p in ended.iterdir()}
-            assert left == {".lock", CONFIG, RESULT, *NAMES, *whole}
-        self.survived += before
-
-    def close(self) -> None:
-        assert self.server.stdin is not None
-        self.server.stdin.close()
-        self.server.wait()
-        assert self.server.stdout is not None
-        self.server.stdout.close()
+def ends_alike(
+    forks: Any, folder: Path, asked: list[str], whole: Path, why: str
+) -> None:
+    """Let a run end, and see that nothing is different, missing or left behind."""
+    forks.done(folder, begun_or_resumed(folder, asked))
+    ended = folder / "run"
+    assert {p.name for p in ended.iterdir()} == {p.name for p in whole.iterdir()}
+    for name in FILES:
+        if (whole / name).exists():
+            assert (ended / name).read_bytes() == (whole / name).read_bytes(), why
+    ours, theirs = (json.loads((p / RESULT).read_text()) for p in (ended, whole))
+    for name in ("accuracy", "history"):
+        assert ours[name] == theirs[name], why
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    forks: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
-    photos(tmp_path / "photos")
-    kills = Kills(seed, tmp_path)
-    with closing(kills):
-        for kind, timed, inside in (
-            ("everything with a state", 3, list(PLACES)),
-            ("momentum and a warm-up", 2, list(PLACES[:3])),
-            ("photos, with workers", 2, list(PLACES[3:])),
-        ):
-            code, seconds = kills.ask(f"{kind}-whole", ALL[kind])
-            assert code == 0
-            kept = (tmp_path / f"{kind}-whole").iterdir()
-            whole = {p.name: p.read_bytes() for p in kept if p.name in FILES}
-            kills.chain(kind, whole, seconds, timed, inside)
-    inside = sum(kills.inside.values())
+    draw, survived, inside, runs = random.Random(seed), 0, 0, 0
+    pictures = photos(tmp_path / "photos")
+    for kind, timed, places in (
+        ("everything with a state", 3, [*BEFORE, *AFTER]),
+        ("momentum and a warm-up", 2, list(BEFORE[:3])),
+        ("photos, with workers", 2, [BEFORE[3], *AFTER]),
+    ):
+        forks.begin(tmp_path, [*ALL[kind], "--out", kind])
+        begun = time.monotonic()
+        assert forks.ended() == [0], forks.told("err")
+        seconds = time.monotonic() - begun
+        wanted = ["time"] * timed + places
+        draw.shuffle(wanted)
+        while wanted:
+            runs += 1
+            folder = tmp_path / f"run-{runs}"
+            folder.mkdir()
+            (folder / "photos").symlink_to(pictures)
+            for place in wanted[-4:][::-1]:
+                kill = (LAST, place, draw.randint(1, 5))
+                if place == "time":
+                    kill = (place, draw.uniform(0, seconds))
+                if not killed(forks, folder, ALL[kind], *kill):
+                    break  # it had ended: that one is drawn again
+                wanted.pop()
+                survived += 1
+                inside += place != "time"
+            ends_alike(
+                forks, folder, ALL[kind], tmp_path / kind, f"{kind}, KILL_SEED={seed}"
+            )
     with capsys.disabled():
         print(
-            f"\n{kills.survived} kills survived, {inside} of them in the writing of "
+            f"\n{survived} kills survived, {inside} of them in the writing of "
             f"a checkpoint; KILL_SEED={seed}"
         )
-    assert kills.survived >= 19 and inside >= 12
+    assert survived == 19 and inside == 12
+
+
+# Where a run is killed, in which writing of `best` since it was started (or went on), and
+# which version of it is then there; 0 is none.
+IN_BEST = [
+    ("half of the file written", 1, 0),
+    ("before the rename", 1, 0),
+    ("after the rename", 1, 1),
+    (BEFORE[0], 2, 1),
+    *((place, 1, 1) for place in BEFORE[1:]),
+    ("before the folder's fsync", 1, 2),
+    ("half of the file written", 2, 2),
+]
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_writing_of_the_best_leaves_the_one_before(
+    forks: Any, tmp_path: Path
+) -> None:
+    whole, kept = tmp_path / "whole", tmp_path / "versions"
+    forks.done(tmp_path, [*CHOOSES, "--out", "whole"], keep=[BEST, str(kept)])
+    versions = [b"", *(p.read_bytes() for p in sorted(kept.iterdir()))]
+    made = json.loads((whole / RESULT).read_text())["history"]
+    # It got better, not always, and was ended for that.
+    assert 4 <= len(versions) <= len(made) < 40, (len(versions), len(made))
+    for place, number, version in IN_BEST:
+        why = f"{place}, writing {number}, version {version}"
+        assert killed(forks, tmp_path, CHOOSES, BEST, place, number), why
+        path = tmp_path / "run" / BEST
+        assert (path.read_bytes() if path.exists() else b"") == versions[version], why
+        if version:
+            checkpoint.load(path)  # which checks its sums
+        assert not (tmp_path / "run" / RESULT).exists()
+    ends_alike(forks, tmp_path, CHOOSES, whole, "killed in the writing of the best")
 
 
 @pytest.mark.slow
 def test_the_command_itself_survives_kills(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    forks: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
-    draw, arguments = random.Random(seed), ALL["everything with a state"]
-    assert command(tmp_path, "train", *arguments, "--out", "whole").returncode == 0
+    draw, asked = random.Random(seed), ALL["everything with a state"]
+    forks.done(tmp_path, [*asked, "--out", "whole"])
     whole = (tmp_path / "whole" / LAST).read_bytes()
     seconds = json.loads((tmp_path / "whole" / RESULT).read_text())["seconds"]
-    killed, run = 0, 0
-    while killed < 2:
-        run += 1
-        folder = tmp_path / f"run-{run}"
+    count, runs = 0, 0
+    while count < 2:
+        runs += 1
+        folder = tmp_path / f"run-{runs}"
+        folder.mkdir()
         for _ in range(2):
-            first = not (folder / CONFIG).exists()
-            more = [*arguments, "--out"] if first else ["--resume"]
-            with started(tmp_path, "train", *more, folder.name) as process:
-                _wait_until_it_trains(folder, process)
+            with started(folder, *begun_or_resumed(folder, asked)) as process:
+                _wait_until_it_trains(folder / "run", process)
                 time.sleep(draw.uniform(0, seconds / 4))
                 process.kill()
-            killed += process.returncode == -signal.SIGKILL
-        assert command(tmp_path, "train", "--resume", folder.name).returncode == 0
-        assert (folder / LAST).read_bytes() == whole
+            count += process.returncode == -signal.SIGKILL
+        with started(folder, *begun_or_resumed(folder, asked)) as process:
+            _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert (folder / "run" / LAST).read_bytes() == whole
     with capsys.disabled():
-        print(f"\n{killed} kills of the command survived; KILL_SEED={seed}")
+        print(f"\n{count} kills of the command survived; KILL_SEED={seed}")
 
 
 # --- the real command ----------------------------------------------------------------
@@ -341,12 +336,6 @@ def _interruptible() -> None:
     """A shell's background ignores SIGINT, and so would all that is started there."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-
-
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    with started(folder, *arguments) as process:
-        out, err = process.communicate()
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def _wait_until_it_trains(folder: Path, process: "subprocess.Popen[str]") -> None:
@@ -438,81 +427,3 @@ def test_a_terminal_shows_a_bar_and_is_left_as_it_was(tmp_path: Path) -> None:
     assert termios.tcgetattr(its) == before
     os.close(its)
     os.close(ours)
-
-
-def serve() -> None:
-    """For each line of JSON: a run in a process of its own, killed as the line says."""
-    for line in sys.stdin:
-        asked = json.loads(line)
-        begun = time.monotonic()
-        if (child := os.fork()) == 0:
-            _run(asked)
-        status = 0
-        if (after := asked.get("after")) is not None:
-            while time.monotonic() < begun + after and not status:
-                ended, found = os.waitpid(child, os.WNOHANG)
-                if ended:
-                    status = found + 1  # even of an exit code of 0
-                time.sleep(0.002)
-            if not status:
-                os.kill(child, signal.SIGKILL)
-        found = status - 1 if status else os.waitpid(child, 0)[1]
-        code = os.waitstatus_to_exitcode(found)
-        print(json.dumps([code, time.monotonic() - begun]), flush=True)
-
-
-def _run(asked: dict[str, Any]) -> None:
-    with Path(asked["log"]).open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    if "place" in asked:
-        _kill_in_checkpoint(asked["place"], asked["number"])
-    sys.argv = ["cnn-lab", *asked["arguments"]]
-    code = 1
-    try:
-        cnn_lab.cli.main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
-
-
-def _kill_in_checkpoint(place: str, number: int) -> None:
-    """Let the process kill itself in the writing of its `number`-th checkpoint."""
-    write, fsync, replace = checkpoint.write, os.fsync, os.replace
-    written, synced, now = 0, 0, False
-
-    def at(here: str) -> None:
-        if now and here == place:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def counted(path: Path, content: bytes) -> None:
-        nonlocal written, synced, now
-        written += path.name == LAST
-        synced, now = 0, path.name == LAST and written == number
-        at("before the file")
-        write(path, content)
-
-    def synced_at(file: int) -> None:
-        nonlocal synced
-        synced += 1
-        if synced == 1:
-            if now and place == "half of the file written":
-                os.ftruncate(file, os.fstat(file).st_size // 2)
-            at("half of the file written")
-            at("before the file's fsync")
-        else:
-            at("before the folder's fsync")
-        fsync(file)
-
-    def renamed(part: Any, path: Any) -> None:
-        at("before the rename")
-        replace(part, path)
-        at("after the rename")
-
-    checkpoint.write, os.fsync, os.replace = counted, synced_at, renamed
-
-
-if __name__ == "__main__":
-    serve()

@@ -489,18 +489,21 @@ def test_what_cannot_be_sent_to_spawned_workers_is_refused(
     class Local(TensorDataset):
         pass
 
-    data = Datasets(Local(*pairs(4).tensors), pairs(4), ["a", "b"])
-    own.can_be_sent(data_set(data).train)
+    recipe, names, workers = tiny("x", size=None), ["a", "b"], Settings(workers=1)
+    plain = Datasets(pairs(4), pairs(4), names)
+    learnt = Datasets(Local(*pairs(4).tensors), pairs(4), names)
+    tests = Datasets(pairs(4), Local(*pairs(4).tensors), names)
+    own.can_be_sent(data_set(learnt).train)
+    train(recipe, here / "run", model=small_of_2(), data=plain)
     monkeypatch.setattr(own.multiprocessing, "get_start_method", lambda: "spawn")
-    own.can_be_sent(data_set(Datasets(pairs(4), pairs(4), ["a", "b"])).train)
-    with pytest.raises(ValueError, match="cannot be given to other processes"):
-        train(
-            tiny("x", size=None),
-            here / "run",
-            Settings(workers=1),
-            model=small_of_2(),
-            data=data,
-        )
+    own.can_be_sent(data_set(plain).train)
+    told = "the Dataset cannot be given to other processes"
+    for data in (learnt, tests):
+        with pytest.raises(ValueError, match=told):
+            train(recipe, here / "other", workers, model=small_of_2(), data=data)
+    with pytest.raises(ValueError, match=told):
+        evaluate(here / "run" / LAST, tests, workers, model=small_of_2())
+    assert not (here / "other").exists()
 
 
 def test_workers_are_none_unless_asked_for() -> None:

@@ -1,12 +1,9 @@
 """Photos as they come: turned, transparent, thin, huge, and beside what programs leave behind."""
 
 import json
-import multiprocessing
-import os
 import pickle
 import resource
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,8 @@ from cnn_lab.augment import NAMES as AUGMENTATIONS
 from cnn_lab.evaluate import evaluate
 from cnn_lab.fit import BadData
 from cnn_lab.photos import InputFormat, Photos, parts, read, scan
-from cnn_lab.recipe import Recipe, Settings
-from cnn_lab.saved import LAST, PHOTOS
+from cnn_lab.recipe import Recipe
+from cnn_lab.saved import CONFIG, LAST, PHOTOS
 from cnn_lab.sources import PhotoNames, open_data, photo_changes
 from cnn_lab.stop import Refused
 from cnn_lab.train import train
@@ -333,51 +330,122 @@ def test_what_a_loading_process_gets_can_be_pickled(tmp_path: Path) -> None:
             assert torch.equal(source.take(rows, draws)[0], other.take(rows, draws)[0])
 
 
-METHODS = """
-import multiprocessing, sys
-if __name__ == "__main__":
-    multiprocessing.set_start_method(sys.argv.pop(1))
-    from cnn_lab.cli import main
-    main()
+MINE = """
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from cnn_lab.own import Datasets
+
+def net(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+class Noise(Dataset):
+    classes = ["dark", "light"]
+
+    def __init__(self, count):
+        self.targets = [n % 2 for n in range(count)]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, row):
+        return torch.rand(1, 8, 8) + self.targets[row], self.targets[row]
+
+def data():
+    return Datasets(Noise(40), Noise(20))
 """
+SHORT = ["--size", "16", "--epochs", "1", "--batch-size", "7"]
+COMMANDS = {
+    "train": [
+        *("train", TINY, "--data", "folder:photos", *SHORT, "--validate", "0.2"),
+        *("--augment", "basic-augmentation,randaugment"),
+    ],
+    "evaluate": ["evaluate", "alone-train/last.safetensors"],
+    "transfer": [
+        *("transfer", "photos", "--network", TINY, *SHORT, "--mixup", "0.2"),
+        *("--weights", "alone-train/last.safetensors", "--strategy", "last-n"),
+        *("--last", "1", "--augment", "basic-augmentation,trivialaugment"),
+    ],
+    "compare": [
+        *("compare", TINY, "--data", "folder:photos", *SHORT, "--seeds", "2"),
+        *("--with", "mixup=0.2", "--augment", "basic-augmentation,randaugment"),
+    ],
+    "own": [
+        *("train", "mine:net", "--data", "mine:data", "--epochs", "1"),
+        *("--batch-size", "10"),
+    ],
+}
+
+
+def all_commands(start: str, workers: int) -> list[list[str]]:
+    """All that load images, each with a file or folder of its own."""
+    outs = {name: ["--out", f"{start}-{name}"] for name in COMMANDS}
+    outs["evaluate"] = ["--json", f"{start}-evaluate.json"]
+    more = ["--workers", str(workers)]
+    return [[*asked, *more, *outs[name]] for name, asked in COMMANDS.items()]
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory, forks: Any) -> Path:
+    """Photos, and what a single process makes of them."""
+    folder = tmp_path_factory.mktemp("yard")
+    photos(folder / "photos", 20)
+    (folder / "mine.py").write_text(MINE)
+    forks.done(folder, *all_commands("alone", 0))
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_run_ends_with_the_same_bytes_however_processes_are_started(
-    method: str, tmp_path: Path
+@pytest.mark.xdist_group("start methods")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_all_commands_give_the_same_however_processes_are_started(
+    method: str, yard: Path, forks: Any
 ) -> None:
-    assert method in multiprocessing.get_all_start_methods()
-    photos(tmp_path / "photos")
-    (tmp_path / "start.py").write_text(METHODS)
-    given = [TINY, "--data", "folder:photos", "--size", "16", "--epochs", "1"]
-    given += ["--augment", "basic-augmentation,randaugment"]
+    """Training and testing load with a process each, and so does choosing."""
+    loads = 3 + 1 + 2 + 2 * 4 + 2
+    if method == "spawn":  # each imports torch: of the comparison, the last run alone
+        done = yard / f"{method}-compare"
+        shutil.copytree(yard / "alone-compare", done)
+        shutil.rmtree(done / "seed-1" / "mixup-0-2")
+        loads -= 2 * 3
+    (yard / "started").unlink(missing_ok=True)
+    forks.done(yard, *all_commands(method, 1), method=method)
+    assert forks.told("err") == ""
+    assert (yard / "started").read_text().split() == [method] * loads
 
-    def command(*arguments: str, workers: int) -> str:
-        done = subprocess.run(
-            [sys.executable, "start.py", method, *arguments, "--workers", str(workers)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    for name in COMMANDS:
+        found, expected = written(yard, method, name), written(yard, "alone", name)
+        assert found.keys() == expected.keys() and found, name
+        for file in found:
+            assert found[file] == expected[file], f"{name}: {file}"
 
-    command("train", *given, "--out", "run", workers=1)
-    told = command("evaluate", "run", workers=1)
-    train(
-        recipe(tmp_path / "photos", augment="basic-augmentation,randaugment"),
-        tmp_path / "alone",
-        Settings(workers=0),
-    )
-    found, expected = (
-        checkpoint.load(tmp_path / name / LAST) for name in ("run", "alone")
-    )
-    for name, tensor in expected["model"].items():
-        assert torch.equal(found["model"][name], tensor), name
-    same = evaluate(tmp_path / "alone" / LAST)
-    assert f"accuracy           {same['accuracy']:.2%}" in told
+
+def written(yard: Path, start: str, name: str) -> dict[str, Any]:
+    """What a command has written, by file, without times."""
+    out = yard / f"{start}-{name}"
+    if not out.exists():
+        measures = json.loads(out.with_suffix(".json").read_text())
+        return {"measures": measures}
+    found: dict[str, Any] = {}
+    for path in out.rglob("*"):
+        file = str(path.relative_to(out))
+        if path.suffix == ".safetensors" or path.name == PHOTOS:
+            found[file] = path.read_bytes()
+        elif path.suffix == ".json" and path.name != CONFIG:
+            found[file] = timeless(json.loads(path.read_text()))
+    return found
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, list):
+        return [timeless(one) for one in value]
+    if isinstance(value, dict):
+        left = ("time", "environment", "seconds", "processor_seconds")
+        return {k: timeless(v) for k, v in value.items() if k not in left}
+    return value
+
+
+# --- divided folders -----------------------------------------------------------------
 
 
 def test_a_divided_folder_is_tested_as_it_is_divided_whatever_the_run_remembers(

@@ -17,13 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from cnn_lab import checkpoint
 from cnn_lab.fit import EvaluationBatches, InMemory, SingleProcess, TrainingBatches
-from cnn_lab.prepare import prepared
 from cnn_lab.recipe import Recipe, Settings
 from cnn_lab.saved import LAST, RESULT
-from cnn_lab.scores import accuracy
 from cnn_lab.train import train
+from cnn_site import ROOT
 
 # 12 steps an epoch, of 109 images; the last has one, less than there are processes.
 OPTIONS = {
@@ -32,9 +30,8 @@ OPTIONS = {
     "learning_rate": 0.01,
     "augment": "basic-augmentation,randaugment",
 }
-NORMED = "ResNet(BasicBlock, (1, 1), width=8, small_images=True)"
 DRIVER = """
-import os, sys, torch, cnn_lab.cli
+import os, torch, cnn_lab.cli
 torch.set_default_dtype(torch.float64)
 open(f"pid-{os.environ['RANK']}", "w").write(str(os.getpid()))
 cnn_lab.cli.main()
@@ -130,12 +127,7 @@ class Launched:
 
     def until_saved(self) -> None:
         """Wait for a checkpoint of this run."""
-        begun, end = time.time(), time.time() + 180
-        path = self.folder / "run" / LAST
-        while not path.exists() or path.stat().st_mtime < begun:
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.time() < end, "waited in vain"
-            time.sleep(0.01)
+        _until_saved(self.folder, time.time(), self.process)
 
     def ended(self) -> tuple[int, list[str]]:
         """The exit code, and the lines in which a process of cnn-lab tells of an error."""
@@ -166,23 +158,23 @@ def launched(launcher: list[str], folder: Path, *arguments: str) -> Iterator[Lau
             process.terminate()
 
 
+def _until_saved(
+    folder: Path, begun: float, process: "subprocess.Popen[str] | None" = None
+) -> None:
+    path, end = folder / "run" / LAST, time.time() + 180
+    while not path.exists() or path.stat().st_mtime < begun:
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.time() < end, "waited in vain"
+        time.sleep(0.01)
+
+
 def _interruptible() -> None:
     """A shell's background ignores SIGINT, and so would all that is started there."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def curve(folder: Path) -> list[tuple[float, float]]:
-    told = json.loads((folder / RESULT).read_text())
-    return [(row["loss"], row["accuracy"]) for row in told["history"]]
-
-
-def alone(network: str, folder: Path, **options: Any) -> list[tuple[float, float]]:
-    """What one process finds, in float64."""
-    train_in_one(network, folder, **options)
-    return curve(folder)
-
-
-def train_in_one(network: str, folder: Path, **options: Any) -> dict[str, Any]:
+def alone(network: str, folder: Path, **options: Any) -> dict[str, Any]:
+    """The result of one process, in float64."""
     torch.set_default_dtype(torch.float64)
     try:
         return train(Recipe(network, **{**OPTIONS, **options}), folder, Settings())
@@ -190,82 +182,108 @@ def train_in_one(network: str, folder: Path, **options: Any) -> dict[str, Any]:
         torch.set_default_dtype(torch.float32)
 
 
-def together(launcher: list[str], folder: Path, network: str, *more: str) -> None:
-    """Carry a run out, as two processes, in float64."""
+def together(forks: Any, folder: Path, network: str, *more: str) -> dict[str, Any]:
+    """The result of two processes, in float64; started as torchrun does."""
     folder.mkdir(exist_ok=True)
-    with launched(launcher, folder, "train", network, *GIVEN, *more) as run:
+    told = forks.done(
+        folder, ["train", network, *GIVEN, *more], processes=2, float64=True
+    )
+    assert len(re.findall("of 597 test images", told)) == 1  # told by one of them
+    result: dict[str, Any] = json.loads((folder / "run" / RESULT).read_text())
+    return result
+
+
+def the_same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether losses differ by rounding alone, and nothing else does."""
+    names = ("images", "validation_images", "epoch", "accuracy", "validation_accuracy")
+    results = [{k: r[k] for k in names if k in r} for r in (found, expected)]
+    rows = [[{**row, "loss": 0.0} for row in r["history"]] for r in (found, expected)]
+    pairs = zip(found["curve"], expected["curve"], strict=True)
+    return (
+        results[0] == results[1]
+        and rows[0] == rows[1]
+        and all(abs(a - b) < 1e-8 for a, b in pairs)
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    """As accelerate starts them; the page shows torchrun."""
+    with launched(ACCELERATE, tmp_path, "train", "LeNet5", *GIVEN) as run:
         out, errors = run.process.communicate(timeout=300)
     assert run.process.returncode == 0, errors
     assert len(re.findall("of 597 test images", out)) == 1  # told by one of them
+    found = json.loads((tmp_path / "run" / RESULT).read_text())
+    expected = alone("LeNet5", tmp_path / "alone")
+    assert the_same(found, expected), (found, expected)
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds_unless_batches_are_normed(
-    tmp_path: Path,
-) -> None:
-    """A batch norm takes the statistics of the images of its own process."""
-    for network, launcher, batch, same in (
-        ("LeNet5", ACCELERATE, 109, True),
-        (NORMED, TORCHRUN, 100, False),
-    ):
-        folder = tmp_path / network[:5]
-        together(launcher, folder, network, f"--batch-size={batch}")
-        found = curve(folder / "run")
-        expected = alone(network, folder / "alone", batch_size=batch)
-        difference = max(abs(a[0] - b[0]) for a, b in zip(found, expected, strict=True))
-        assert (difference < 1e-8) == same, (found, expected)
-        if same:
-            assert [a[1] for a in found] == [b[1] for b in expected]
-        # What is told of the network is true of the one that is saved.
-        assert _scored(folder / "run" / LAST, network) == found[-1][1]
-
-
-@pytest.mark.slow
-def test_two_processes_add_up_the_parts_of_a_batch(tmp_path: Path) -> None:
+def test_two_processes_add_up_the_parts_of_a_batch(forks: Any, tmp_path: Path) -> None:
     """The batch of one image has fewer than there are processes and parts."""
     more = {"accumulate": 3, "clip": 0.5, "validate": 0.1}
     given = [f"--{name}={value}" for name, value in more.items()]
-    together(TORCHRUN, tmp_path, "LeNet5", *given, "--batch-size=1079")
-    expected = train_in_one("LeNet5", tmp_path / "alone", batch_size=1079, **more)
-    found = json.loads((tmp_path / "run" / RESULT).read_text())
-    assert found["accuracy"] == expected["accuracy"]
-    for ours, theirs in zip(found["history"], expected["history"], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-8)
+    found = together(forks, tmp_path, "LeNet5", *given, "--batch-size=1079")
+    expected = alone("LeNet5", tmp_path / "alone", batch_size=1079, **more)
+    assert the_same(found, expected), (found, expected)
 
 
-def _scored(path: Path, network: str) -> float:
-    state = checkpoint.load(path)
-    torch.set_default_dtype(torch.float64)
-    try:
-        model, data = prepared(Recipe(network), Settings())
-        model.load_state_dict(state["model"])
-        return accuracy(model, data.test, SingleProcess(torch.device("cpu")))
-    finally:
-        torch.set_default_dtype(torch.float32)
+@pytest.mark.slow
+@pytest.mark.parametrize("normed", [False, True])
+def test_two_processes_train_a_network_and_data_of_ones_own(
+    normed: bool, forks: Any, tmp_path: Path
+) -> None:
+    """Those of the page; with batch norms, which see one process's images, otherwise."""
+    page = (ROOT / "docs/lab/own-network.md").read_text(encoding="utf-8")
+    for name in ("mynet", "mydata"):
+        shown = re.search(rf'title="{name}\.py"\}}\n(.*?)\n```', page, re.DOTALL)
+        assert shown is not None, name
+        # Statistics of the last batch alone differ most between processes.
+        norm = r"nn.BatchNorm2d(\1, momentum=1)" if normed else r"nn.GroupNorm(1, \1)"
+        code, count = re.subn(r"nn\.BatchNorm2d\((.*)\)", norm, shown[1])
+        assert count == (2 if name == "mynet" else 0)
+        (tmp_path / f"{name}.py").write_text(code)
+    # Without: the last batch of an epoch, of 960 images, has one: less than processes.
+    more = ["--batch-size", "137", "--validate", "0.2", "--workers", "1"]
+    asked = [
+        *("train", "mynet:small", "--data", "mydata:parity", "--epochs", "2"),
+        *("--learning-rate", "0.003", *(["--batch-size", "30"] if normed else more)),
+    ]
+    forks.done(tmp_path, [*asked, "--out", "one"], float64=True)
+    told = forks.done(tmp_path, [*asked, "--out", "two"], processes=2, float64=True)
+    assert len(re.findall("of 597 test images", told)) == 1  # told by one of them
+    one, two = (json.loads((tmp_path / n / RESULT).read_text()) for n in ("one", "two"))
+    assert the_same(two, one) != normed, (two, one)
+    # What is told of the network is true of the one that is saved.
+    own = ["--network", "mynet:small", "--data", "mydata:parity", "--json", "-"]
+    measures = json.loads(forks.done(tmp_path, ["evaluate", "two", *own], float64=True))
+    assert measures["accuracy"] == two["accuracy"] and measures["images"] == 597
 
 
 @pytest.mark.slow
 def test_a_process_that_is_lost_ends_the_run_which_goes_on_to_the_same_bytes(
-    tmp_path: Path,
+    forks: Any, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     killed.mkdir()
-    together(TORCHRUN, whole, "LeNet5")
-    expected = alone("LeNet5", tmp_path / "alone")
-    for found, one in zip(curve(whole / "run"), expected, strict=True):
-        assert found == pytest.approx(one, rel=0, abs=1e-8)
+    together(forks, whole, "LeNet5")
 
     begins, goes_on = ["train", "LeNet5", *GIVEN], ["train", "--resume", "run"]
-    for rank, arguments in ((1, begins), (0, goes_on)):
-        with launched(TORCHRUN, killed, *arguments) as run:
-            run.until_saved()
-            os.kill(run.pid(rank), signal.SIGKILL)
-            begun = time.monotonic()
-            code, told = run.ended()
-        assert code != 0 and len(told) == 1, told
-        assert told[0].startswith("cnn-lab: another process has ended (")
-        assert told[0].endswith("go on with: cnn-lab train --resume run")
-        assert time.monotonic() - begun < 60
+    with launched(TORCHRUN, killed, *begins) as run:
+        run.until_saved()
+        os.kill(run.pid(1), signal.SIGKILL)
+        code, told = run.ended()
+    assert code != 0 and len(told) == 1, told
+    assert LOST.fullmatch(told[0])
+
+    # Now the one at whose port they meet; and no launcher ends the other.
+    begun = time.time()
+    first, _ = forks.begin(killed, goes_on, processes=2, float64=True)
+    _until_saved(killed, begun)
+    os.kill(first, signal.SIGKILL)
+    assert forks.ended(120) == [-signal.SIGKILL, 1]
+    assert LOST.fullmatch(forks.told("err").strip())
+
     with launched(TORCHRUN, killed, *goes_on) as run:
         run.until_saved()
         run.process.send_signal(signal.SIGINT)  # torchrun hands it on to both
@@ -276,7 +294,12 @@ def test_a_process_that_is_lost_ends_the_run_which_goes_on_to_the_same_bytes(
         r"go on with: cnn-lab train --resume run",
         told[0],
     )
-    with launched(TORCHRUN, killed, *goes_on) as run:
-        assert run.ended() == (0, [])
+    forks.done(killed, goes_on, processes=2, float64=True)
     ended = [(folder / "run" / LAST).read_bytes() for folder in (killed, whole)]
     assert ended[0] == ended[1]
+
+
+LOST = re.compile(
+    r"cnn-lab: another process has ended \(.*\), so this one stops; "
+    r"go on with: cnn-lab train --resume run"
+)
