@@ -1,5 +1,6 @@
 """How a network is fed and what it is told."""
 
+from .autoaugment import AutoAugment as AutoAugment
 from .basic_augmentation import BasicAugmentation as BasicAugmentation
 from .basic_augmentation import crop_images as crop_images
 from .basic_augmentation import flip_images as flip_images
@@ -7,7 +8,6 @@ from .basic_augmentation import grey_images as grey_images
 from .basic_augmentation import mix_images as mix_images
 from .basic_augmentation import rotate_images as rotate_images
 from .basic_augmentation import turn_hue as turn_hue
-from .autoaugment import AutoAugment as AutoAugment
 from .cosine_annealing import CosineAnnealing as CosineAnnealing
 from .cosine_annealing import CosineWarmRestarts as CosineWarmRestarts
 from .cosine_annealing import cosine_rate as cosine_rate
