@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from cnn_lab import bench
 from cnn_lab.data import digits
 from cnn_lab.fit import accuracy, fit, generator, steps
 from cnn_lab.record import interval, paired, repeat
+from cnn_site.bench import arguments, beside_the_baseline, cost_beside_the_baseline
 from cnn_site.equivalence import difference
 from cnn_techniques.training import Mixup, mixup_batch
 
@@ -365,3 +368,30 @@ def test_mixup_paired_against_plain_training_with_right_and_with_wrong_labels(
         },
         run=mixup_against_plain,
     )
+
+
+# ---------------------------------------------------------------- the bench
+
+
+ARMS = ["mixup", "wrong"]
+
+
+def bench_arm(key: str) -> bench.Arm:
+    blend = Mixup(10, alpha=1.0)
+
+    def mixed(x: Tensor, y: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(draw.initial_seed())  # `fit` gives the global state back
+        return blend(x, y)
+
+    handicap = {"mixup": "none", "wrong": "wrong labels"}[key]
+    return bench.Arm("Mixup, α = 1", batch_transform=mixed, handicap=handicap)
+
+
+def test_cost_on_the_bench(evidence) -> None:
+    evidence.computed("bench", cost_beside_the_baseline(bench_arm, ARMS[:1]))
+
+
+@pytest.mark.record
+def test_record_what_it_is_worth_on_the_bench(evidence) -> None:
+    run = partial(beside_the_baseline, bench_arm, ARMS)
+    evidence.measured("bench", arguments=arguments(), run=run)
