@@ -104,7 +104,7 @@ def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
         torch.where(
             value == green, 2 + (blue - red) / chroma, 4 + (red - green) / chroma
         ),
-    )  # 0 to 6, from red by green and blue back to red
+    )  # -1 to 5: red is 0, green 2, blue 4
     hue = around.nan_to_num() + 6 * turn.to(rgb)[:, None, None]
     k = (
         torch.tensor([5, 3, 1]).to(rgb)[:, None, None] + hue[:, None]
