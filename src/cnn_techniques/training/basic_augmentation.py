@@ -27,7 +27,8 @@ def crop_images(
     """Pad images (N, C, H, W) on all sides and cut out H x W pixels of each.
 
     Args:
-        top, left: (N,), integers from 0 to 2 * padding; `padding` moves nothing.
+        top: (N,), integers from 0 to 2 * padding; `padding` moves nothing.
+        left: the same, sideways.
         padding: in pixels.
         fill: value of the pixels that come in.
     """
@@ -104,7 +105,7 @@ def turn_hue(images: Tensor, turn: Tensor) -> Tensor:
         torch.where(
             value == green, 2 + (blue - red) / chroma, 4 + (red - green) / chroma
         ),
-    )  # 0 to 6, from red by green and blue back to red
+    )  # -1 to 5: red is 0, green 2, blue 4
     hue = around.nan_to_num() + 6 * turn.to(rgb)[:, None, None]
     k = (
         torch.tensor([5, 3, 1]).to(rgb)[:, None, None] + hue[:, None]
@@ -121,7 +122,9 @@ class BasicAugmentation:
         flip: probability that an image is mirrored left and right.
         padding: an image is shifted by up to so many pixels each way.
         degrees: it is turned by up to so much each way.
-        brightness, contrast, saturation: a factor is drawn from 1 - b to 1 + b.
+        brightness: b, a factor is drawn from 1 - b to 1 + b.
+        contrast: likewise.
+        saturation: likewise.
         hue: up to so much of the colour circle each way, at most 0.5.
         fill: value of the pixels that come in.
 

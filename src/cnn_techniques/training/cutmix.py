@@ -23,8 +23,10 @@ def cutmix_box(
 
     Args:
         lam: from 0 to 1, the share that the image would keep if nothing were cut.
-        row, column: the centre, a pixel of the image.
-        height, width: of the image.
+        row: of the centre, a pixel of the image.
+        column: likewise.
+        height: of the image.
+        width: of the image.
 
     Returns: the first row and column inside, the first row and column behind.
     Raises: ValueError for a lam outside [0, 1] or a centre outside the image.

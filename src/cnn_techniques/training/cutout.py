@@ -83,7 +83,7 @@ class Cutout:
     """Hide a square of every image, its centre on any pixel.
 
     Args:
-        size: side of the square in pixels; half the side of small images is usual.
+        size: side of the square in pixels; the authors take 16 for CIFAR-10's images.
         value: what is put there; 0 is the mean colour of images that were normalised.
 
     Shape: (N, C, H, W) -> (N, C, H, W).

@@ -47,6 +47,7 @@ def solarize(image: Tensor, threshold: float) -> Tensor:
         image: (..., C, H, W), uint8.
         threshold: 0 inverts all, 1 only the value 255.
 
+    Shape: (..., C, H, W) -> the same.
     Raises: TypeError, ValueError for another image; ValueError for a threshold
         outside [0, 1].
     """
@@ -65,6 +66,7 @@ def posterize(image: Tensor, bits: int) -> Tensor:
         image: (..., C, H, W), uint8.
         bits: 8 changes nothing, 0 leaves black.
 
+    Shape: (..., C, H, W) -> the same.
     Raises: TypeError, ValueError for another image; ValueError for bits that are no
         whole number from 0 to 8.
     """
@@ -80,7 +82,7 @@ def posterize(image: Tensor, bits: int) -> Tensor:
 
 
 def auto_contrast(image: Tensor) -> Tensor:
-    """Stretch each channel, so that its least value becomes 0 and its largest 255."""
+    """Stretch each channel from 0 to 255; rounding down can make the largest 254."""
     _check_operand(image)
     # --8<-- [start:auto_contrast]
     x = image.float()
@@ -180,6 +182,7 @@ def warp(image: Tensor, matrix: Rows, mode: str = "nearest") -> Tensor:
             the image, right and down, comes from (ax + by + s, cx + dy + t).
         mode: "nearest", or "bilinear", which rounds.
 
+    Shape: (..., C, H, W) -> the same.
     Raises: TypeError, ValueError for another image; ValueError for another mode or a
         matrix with numbers that are not finite.
     """
@@ -262,8 +265,10 @@ def operation_table(
 
     Args:
         bins: how many magnitudes each has, 2 or more.
-        shear, shift, angle, change: the strongest; shift is [to the side, down] in
-            pixels, angle in degrees.
+        shear: the strongest.
+        shift: the strongest, [to the side, down] in pixels.
+        angle: the strongest, in degrees.
+        change: the strongest of the factors, less 1.
         bits: the fewest that are left of 8.
 
     Raises: ValueError for bins or bits out of range.
