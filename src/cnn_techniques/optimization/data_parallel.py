@@ -1,8 +1,8 @@
 """Data parallelism: several processes share a batch and step along its one gradient.
 
 Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel
-Training", VLDB 2020, arXiv:2006.15704; weights by images as in Goyal et al., 2017,
-arXiv:1706.02677, section 3.
+Training", VLDB 2020, arXiv:2006.15704; the mean is over the images of all
+processes, as in Goyal et al., 2017, arXiv:1706.02677, section 3, remark 3.
 Legend: n_i the images of process i, n those of all, g_i the gradient of their mean.
 """
 
