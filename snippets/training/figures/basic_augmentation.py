@@ -33,4 +33,5 @@ svg = pictures_svg(
     "round the circle, where the brown fur is blue.",
     cells,
     columns=3,
+    quality=65,
 )

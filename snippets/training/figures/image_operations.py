@@ -28,5 +28,5 @@ svg = pictures_svg(
     "half inverted; with channels stretched and equalised; as a negative.",
     list(cells()),
     columns=3,
-    quality=40,
+    quality=30,
 )
