@@ -129,7 +129,7 @@ class BasicAugmentation:
         fill: value of the pixels that come in.
 
     Shape: (N, C, H, W) -> (N, C, H, W); colours need one or three channels, floating
-        point from 0 to 1 or integers to 255.
+    point from 0 to 1 or integers to 255.
     Random numbers: torch's global generator on the CPU, on any device of the images.
     Raises: ValueError for a value out of range, or images of another shape or range.
     """

@@ -103,7 +103,7 @@ class CutMix:
         p: probability that a batch is changed at all.
 
     Shape: (N, C, H, W) with (N,) class indices or (N, K) distributions
-        -> (N, C, H, W), (N, K).
+    -> (N, C, H, W), (N, K).
     Random numbers: torch's global generator on the CPU, on any device of the images.
     Raises: ValueError for a value out of range, or labels that do not fit the images.
     """
