@@ -265,8 +265,10 @@ def shows(pdf: bytes) -> list[int]:
     for body in objects.values():
         if re.search(rb"/Type\s*/Page\b", body):
             content = objects[re.search(rb"/Contents (\d+) 0 R", body)[1]]  # type: ignore[index]
-            stream = re.search(rb"stream\r?\n(.*?)\r?\nendstream", content, re.S)
-            found.append(len(re.findall(rb"T[jJ]\b", zlib.decompress(stream[1]))))  # type: ignore[index]
+            head = re.search(rb"/Length (\d+).*?stream\r?\n", content, re.S)
+            assert head
+            stream = content[head.end() :][: int(head[1])]  # may end in \r or \n itself
+            found.append(len(re.findall(rb"T[jJ]\b", zlib.decompress(stream))))
     return found
 
 
