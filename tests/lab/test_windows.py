@@ -187,6 +187,8 @@ def test_no_module_imports_what_is_on_unix_alone_when_it_is_imported() -> None:
 def test_commands_that_need_no_lock_work_and_runs_are_refused(yard: Path) -> None:
     own = ["--network", "nets:small", "--data", "tens:tens"]
     works = [
+        ["list"],
+        ["--version"],
         ["--help"],
         ["train", "--help"],
         ["evaluate", "run"],
@@ -205,6 +207,7 @@ def test_commands_that_need_no_lock_work_and_runs_are_refused(yard: Path) -> Non
         ["train", "--resume", "of-photos"],
         ["train", "--config", "run/config.json", "--out", "made"],
         ["train", "nets:small", "--data", "tens:tens", "--out", "made"],
+        ["train", TINY, "--size", "8", "--out", "made", "--dry-run"],
         ["transfer", "photos", "--weights", "", "--network", TINY, "--out", "made"],
         ["transfer", "photos", "--weights", "", "--network", TINY, "--dry-run"],
         ["compare", TINY, "--size", "8", "--with", "mixup=0.2", "--out", "made"],
@@ -216,6 +219,7 @@ def test_commands_that_need_no_lock_work_and_runs_are_refused(yard: Path) -> Non
     for asked, (code, out, err) in zip(refused, ended[len(works) :], strict=True):
         assert (code, out) == (1, "") and err.count("\n") == 1, (asked, out, err)
         assert err.startswith("cnn-lab: cnn-lab's runs need POSIX (fcntl)"), asked
+        assert "evaluate, export, predict and list work" in err
     for name in ("matrix.png", "guesses.svg", "run/model.onnx", "own/model.onnx"):
         assert (yard / name).stat().st_size > 1000, name
     assert not (yard / "made").exists() and not list(yard.rglob(".lock"))

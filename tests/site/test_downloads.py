@@ -108,6 +108,15 @@ def test_a_program_that_a_command_starts_is_offered_as_a_script_alone(
     assert "ipynb" not in told and "notebook" not in told and "colab" not in told
 
 
+def test_a_program_that_a_command_starts_took_the_time_of_that_command() -> None:
+    slug = "optimization/data-parallel"
+    run = pages.technique(slug).record["runs"]["cpu"]
+    started = run["seconds"][1]  # below the file
+    assert started > 1 > run["seconds"][0]
+    shown = render(Page(ADDRESS, "", slug), "ran", [], {})
+    assert f"{started:.2f} s" in shown or f"{started:.1f} s" in shown
+
+
 def test_nothing_is_offered_where_no_site_is_built() -> None:
     page = Page(ADDRESS, "", "attention/squeeze-and-excitation")
     assert "download" not in render(page, "needs", [], None)

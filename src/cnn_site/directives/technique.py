@@ -120,9 +120,10 @@ def ran(page: Page, arguments: list[str], settings: Any) -> str:
     t = page.technique
     block = copy_block(t)
     run = t.record.get("runs", {}).get("cpu", {"blocks": [], "seconds": []})
-    seconds = dict(zip(run["blocks"], run["seconds"], strict=True)).get(
-        block.hash, math.nan
-    )
+    seconds = math.nan
+    if block.hash in run["blocks"]:
+        # A program that a command starts takes the time of the command below it.
+        seconds = run["seconds"][run["blocks"].index(block.hash) + block.is_file]
     return fill("ran", t=t, stamp=stamp(t), hash=block.hash, seconds=seconds)
 
 
