@@ -13,10 +13,16 @@ from torch import Tensor
 
 from cnn_lab import checkpoint, cli
 from cnn_lab.checkpoint import NotACheckpoint
-from cnn_lab.evaluate import SCORES, evaluate, load_network, measures
-from cnn_lab.recipe import Recipe
+from cnn_lab.evaluate import (
+    SCORES,
+    evaluate,
+    evaluation_data,
+    load_network,
+    measures,
+)
+from cnn_lab.recipe import Recipe, Settings
 from cnn_lab.report import draw
-from cnn_lab.saved import LAST
+from cnn_lab.saved import LAST, RESULT
 from cnn_lab.train import train
 from cnn_techniques.evaluation import confusion_matrix, f1_score, precision, recall
 
@@ -69,6 +75,28 @@ def test_measures_are_those_of_scikit_learn() -> None:
     assert [row["auc"] for row in found["classes"]] == pytest.approx(
         list(auc), abs=1e-6
     )
+
+
+def test_training_tells_the_top_5_accuracy_of_every_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    given = {"size": 8, "epochs": 2, "batch-size": 64, "out": out}
+    options = [text for name, value in given.items() for text in (f"--{name}", value)]
+    assert cnn_lab(monkeypatch, "train", SMALL, *options) == 0
+    result = json.loads((out / RESULT).read_text())
+    first, last = result["history"]
+    for row in (first, last):
+        assert row["accuracy"] < row["top5"] < 1
+    assert first["top5"] != last["top5"] == result["top5"]
+    model, state = load_network(out / LAST)
+    data, _ = evaluation_data(out / LAST, model, state, "", Settings())
+    images, truth = data.test.take(
+        torch.arange(len(data.test)), torch.zeros(len(data.test), data.test.draws)
+    )
+    with torch.no_grad():
+        expected = reference.top_k_accuracy_score(truth, model(images), k=5)
+    assert last["top5"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_measures_of_a_class_are_those_of_the_page() -> None:

@@ -1,5 +1,6 @@
 """What cannot be done is one line, an exit code that is not 0, and harms no file."""
 
+import dataclasses
 import gc
 import gzip
 import hashlib
@@ -30,6 +31,7 @@ from cnn_lab.fit import BadData
 from cnn_lab.photos import InputFormat
 from cnn_lab.recipe import Recipe, Settings
 from cnn_lab.saved import CONFIG, LAST, RESULT
+from cnn_lab.scores import accuracies
 from cnn_lab.show import Silent
 from cnn_lab.sources import open_data
 from cnn_lab.stop import Refused, Stopped
@@ -516,6 +518,38 @@ def test_a_lack_of_memory_says_what_to_lower(
     monkeypatch.setattr("cnn_lab.train.train_steps", too_much)
     with pytest.raises((Refused, TypeError), match="lower --batch-size or --size"):
         train(DIGITS, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+    ids=["GPU", "CPU"],
+)
+@pytest.mark.parametrize("validate", [0.0, 0.2])
+def test_a_lack_of_memory_while_testing_loses_nothing(
+    error: Exception, validate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(DIGITS, validate=validate)
+    steps = train(recipe, tmp_path / "whole")["steps"]
+    run, tested = tmp_path / "run", []
+
+    def too_much(*given: Any, **options: Any) -> dict[str, float]:
+        if len(tested) == (2 if validate else 1):  # the test part, or the second epoch
+            raise error
+        tested.append(given)
+        return accuracies(*given, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cnn_lab.train.accuracies", too_much)
+        with pytest.raises(Refused, match=r"no memory .* --size$"):
+            train(recipe, run)
+    assert checkpoint.load(run / LAST)["done"] == steps
+    assert train(recipe, run, resume=True)["steps"] == 0  # nothing is learnt again
+    for path in (tmp_path / "whole").glob("*.safetensors"):
+        assert (run / path.name).read_bytes() == path.read_bytes()
 
 
 def test_an_ended_run_is_not_made_again(yard: Path) -> None:
