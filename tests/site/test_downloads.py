@@ -28,42 +28,83 @@ def test_a_script_is_the_block_below_where_it_is_from(t: pages.Technique) -> Non
     assert all(line.startswith("# ") for line in head.split("\n"))
 
 
+OWN = "### Put it into your own network"
+
+
 @each_technique
-def test_a_notebook_is_valid_and_holds_the_block_in_cells(t: pages.Technique) -> None:
+def test_a_notebook_is_valid_and_holds_the_blocks_in_cells(t: pages.Technique) -> None:
     block = copy_block(t)
     book = nbformat.reads(downloads.notebook(t, block, ADDRESS), as_version=4)
     nbformat.validate(book)
-    about, *code = book.cells
+    ids = [c.id for c in book.cells]
+    at = ids.index("own-network") if "own-network" in ids else len(ids)
+    about, *code = book.cells[:at]
     assert about.cell_type == "markdown"
     for told in (t.title, ADDRESS, "MIT licence", "Needs torch"):
         assert told in about.source
     assert filled("\n".join(c.source for c in code)) == filled(block.code)
     assert len(code) >= 3, "imports, module and use are cells of their own"
+    page = t.path.read_text(encoding="utf-8")
+    assert (OWN in page) == (at < len(ids))
+    for text, *own in [book.cells[at:]] if at < len(ids) else []:
+        assert f"{ADDRESS}#put-it-into-your-own-network" in text.source
+        assert own and ("torchvision" in about.source)
+        _, _, section = page.partition(f"\n{OWN}\n")
+        for cell in own:
+            assert f"```{{.py .continuation}}\n{cell.source}\n```" in section
+        loads = any("get_state_dict(" in c.source for c in own)
+        assert ("downloaded" in text.source) == loads
+        code += own
     for cell in code:
         compile(cell.source, t.slug, "exec")
+
+
+def test_all_blocks_of_one_s_own_network_go_on_from_the_copied_one() -> None:
+    t = pages.technique("attention/simam")
+    first, second = downloads.own_network(t, copy_block(t))
+    assert "conv2" in first.code and "lambda_=1e6" in second.code
+    t = pages.technique("foundations/lenet-5")
+    assert downloads.own_network(t, copy_block(t)) == []
+
+
+# Instead of a download, as in the tests of pages.
+PUBLISHED = """
+import torchvision.models._api
+from cnn_site.runner import published_weights
+torchvision.models._api.load_state_dict_from_url = published_weights
+"""
 
 
 def executed(t: pages.Technique) -> str:
     """What the notebook prints, run from top to bottom."""
     book = nbformat.reads(downloads.notebook(t, copy_block(t), ADDRESS), as_version=4)
+    if any("get_state_dict(" in c.source for c in book.cells):
+        book.cells.insert(0, nbformat.v4.new_code_cell(PUBLISHED))
     NotebookClient(book, timeout=120, kernel_name="python3").execute()
     outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
     return "".join(o.text for o in outputs if o.output_type == "stream")
 
 
+def shown(t: pages.Technique) -> str:
+    block = copy_block(t)
+    blocks = [block, *downloads.own_network(t, block)]
+    return "".join(b.output or "" for b in blocks)
+
+
 def test_a_notebook_prints_what_the_page_shows() -> None:
     t = pages.technique("attention/squeeze-and-excitation")
-    assert unlike(executed(t), copy_block(t).output or "") == ""
+    assert "untrained gates" in shown(t)
+    assert unlike(executed(t), shown(t)) == ""
 
 
-# Cells are the block (above), which every run of the tests runs: a kernel of its own is started for a few.
+# Cells are the blocks (above), which every run of the tests runs: a kernel of its own is started for a few.
 A_FEW = [t for t in TECHNIQUES if copy_block(t).output][::12]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("t", A_FEW, ids=lambda t: t.slug)
 def test_notebooks_print_what_their_pages_show(t: pages.Technique) -> None:
-    assert unlike(executed(t), copy_block(t).output or "") == ""
+    assert unlike(executed(t), shown(t)) == ""
 
 
 class Build:
