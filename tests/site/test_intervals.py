@@ -1,4 +1,4 @@
-"""The plot of paired differences says the numbers of the records, and is of one number of seeds."""
+"""The plots of differences and of curves say the numbers of the records; differences are of one number of seeds."""
 
 import re
 
@@ -12,8 +12,8 @@ from cnn_site.pages import SiteError
 HERE = Page("https://example.org/", "")
 
 
-def label(*arguments: str) -> str:
-    drawn = render(HERE, "intervals", list(arguments), {})
+def label(*arguments: str, plot: str = "intervals") -> str:
+    drawn = render(HERE, plot, list(arguments), {})
     found = re.search(r"aria-label=&quot;(.*?)&quot;", drawn)
     assert found
     return found[1]
@@ -38,6 +38,17 @@ def test_arms_with_a_handicap_have_another_baseline_and_are_left_out() -> None:
 def test_all_pages_of_a_race_are_drawn_but_the_baseline() -> None:
     said = label("race", "optimization")
     assert "Muon: " in said and "SGD" not in said
+
+
+def test_a_curve_falls_from_the_mean_of_the_first_epoch_to_that_of_the_last() -> None:
+    result = pages.recorded("optimization/lion").record["measured"]["race"]["result"]
+    first, last = (
+        sum(run[n] for run in result["curve"]) / result["seeds"] for n in (0, -1)
+    )
+    said = label("race", "optimization", plot="curves")
+    assert f"Lion: {first:.2f} to {last:.3f}; " in said
+    with pytest.raises(SiteError, match="no page of attention"):
+        render(HERE, "curves", ["race", "attention"], {})
 
 
 def test_what_was_not_measured_is_refused() -> None:

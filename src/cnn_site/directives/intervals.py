@@ -61,7 +61,7 @@ def _raced(category: str) -> tuple[list[dict[str, Any]], int]:
     for t in pages.in_category(category):
         result = t.record.get("measured", {}).get("race", {}).get("result", {})
         if "paired" in result:
-            rows.append({"name": t.short, **result["paired"]["accuracy"]})
+            rows.append({"name": result["name"], **result["paired"]["accuracy"]})
             seeds.add(result["seeds"])
     return _one_number(rows, seeds)
 
