@@ -260,13 +260,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [p for p in PROCESSORS if p.name in (options.only or names)]
     if options.update_evidence and (options.pages or options.only):
         parser.error("--update-evidence records all pages on all processors: name none")
-    every = [
-        *fences(),
-        FIGURES,
-    ]  # in two halves, so that no core waits for the last run
-    parts = [options.pages] if options.pages else [every[::2], every[1::2]]
+    # In parts, and the longest first, so that no core waits for the last one.
+    every = [*fences(), FIGURES]
+    parts = [options.pages] if options.pages else [every[n::4] for n in range(4)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = [pool.submit(run, p, part) for p in chosen for part in parts]
+        made = [pool.submit(run, p, part) for p in reversed(chosen) for part in parts]
     results = [future.result() for future in made]
     runs = [together([r for r in results if r.processor is p]) for p in chosen]
     for r in runs:

@@ -7,6 +7,7 @@ all, SGD with momentum, is what the others are held against.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from cnn_lab import bench
 from cnn_lab.fit import accuracy, fit, steps
 from cnn_lab.record import paired, repeat
 from cnn_site import ROOT
+from cnn_site.bench import steps as bench_steps
 from cnn_site.evidence import load
+from cnn_site.speed import side_by_side
 
 Json = dict[str, Any]
 ArmOf = Callable[[float], bench.Arm]  # of a rate
@@ -101,6 +104,18 @@ def held_out_run(arm: bench.Arm, seed: int) -> Json:
     except FloatingPointError:
         return {"diverged": True}
     return {"held_out": accuracy(model, images[held_out], labels[held_out])}
+
+
+def time_of_a_step(arm: ArmOf) -> Json:
+    """CPU time of a training step of 64 images over that of the bench's baseline; no rate changes it."""
+    proof = Path(arm.__code__.co_filename).resolve().relative_to(ROOT).as_posix()
+    task = {"proof": proof, "function": arm.__name__, "key": 1e-3}
+    timed = side_by_side(bench_steps, against="arm", arguments=task)["arms"]
+    return {
+        "ratio": timed["baseline"]["ratio"],
+        "range": timed["baseline"]["range"],
+        "seconds": timed["arm"]["seconds"],
+    }
 
 
 def _first() -> Json:

@@ -332,3 +332,9 @@ def race_arm(rate: float) -> bench.Arm:
 def test_record_the_race(evidence) -> None:
     arguments = race.arguments(RATES, "optimization/adabelief")
     evidence.measured("race", arguments=arguments, run=partial(race.race, race_arm))
+
+
+@pytest.mark.record
+def test_record_what_a_step_costs_on_the_bench(evidence) -> None:
+    run = partial(race.time_of_a_step, race_arm)
+    evidence.measured("time", arguments={}, run=run)

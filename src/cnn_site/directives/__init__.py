@@ -16,6 +16,7 @@ from .base import Page as Page
 from .base import log as log
 from .bench import bench
 from .comparisons import differences, equivalence
+from .curves import curves
 from .intervals import intervals
 from .numbers import inline_number as inline_number
 from .numbers import numbers, recorded
@@ -47,7 +48,7 @@ DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     for f in (
         technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, processors, skips, references, order, prerequisites,
-        needs, clone, changelog, intervals, widget,
+        needs, clone, changelog, intervals, curves, widget,
     )
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
     `mean: geometric` in a column adds a last row. The table can be sorted by any column.
 
     More that a column may have:
+        result: the measured result that the path is in, where it is not the table's.
         recipe: a published accuracy; shows whose training recipe its weights are from.
         shape: of the images; a measured value of the one variant that a page timed, shown where the images were of that shape.
         limits: [low, high] that values cannot leave; where an interval does, the single runs are shown in its place.
@@ -33,7 +34,11 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
         record = t.record
         result = record.get("measured", {}).get(table, {}).get("result")
         if one_a_page and result:
-            values = [(resolve(result, _path(c)), c) for c in columns]
+            results = {n: entry["result"] for n, entry in record["measured"].items()}
+            values = [
+                (resolve(results, [c.get("result", table), *_path(c)]), c)
+                for c in columns
+            ]
             cells = [{**_cell(v, c), "kind": "measured"} for v, c in values]
             rows.append(_row(t, "", t.short, cells))
         elif not one_a_page:
@@ -52,6 +57,7 @@ def across(page: Page, arguments: list[str], settings: Any) -> str:
     if not rows:
         raise SiteError(f"no technique of {settings['of']} has a table {table!r}")
     timed = {c["measured"].partition(".")[0] for c in columns if "shape" in c}
+    timed |= {c["result"] for c in columns if "result" in c}
     made = [
         line for name in (table, *sorted(timed)) for line in _hardware(written, name)
     ]

@@ -13,15 +13,19 @@ LEFT, RIGHT, ROW = 8, 392, 44
 
 
 def intervals(page: Page, arguments: list[str], settings: Any) -> str:
-    """`[[intervals lab/compare#techniques]]`: the paired differences of a measured result, in points of accuracy."""
-    slug, _, name = arguments[0].partition("#")
-    result = pages.recorded(slug).record.get("measured", {}).get(name, {})
-    rows = list(result.get("result", {}).get("differences", {}).values())
+    """Paired differences from a baseline, in points of accuracy, drawn.
+
+    `[[intervals lab/compare#techniques]]`: of a measured result of the lab. `[[intervals bench SLUG ...]]`: of the arms
+    of these pages on the bench, without its handicaps. `[[intervals race CATEGORY]]`: of the pages that were raced.
+    """
+    if "#" in arguments[0]:
+        rows, seeds = _compared(arguments[0])
+    elif arguments[0] == "bench":
+        rows, seeds = _arms(arguments[1:])
+    else:
+        rows, seeds = _raced(arguments[1])
     if not rows:
-        raise SiteError(
-            f"docs/evidence/{slug}.json has no measured result {name!r} with differences"
-        )
-    seeds = result["result"]["seeds"]
+        raise SiteError(f"no measured result for [[intervals {' '.join(arguments)}]]")
     says = "; ".join(
         f"{row['name']}: {100 * row['difference']:+.2f}, {100 * row['low']:+.2f} to {100 * row['high']:+.2f}"
         for row in rows
@@ -31,6 +35,46 @@ def intervals(page: Page, arguments: list[str], settings: Any) -> str:
         f"<figure><raw>{html.escape(_svg(rows, says))}</raw>"
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def _compared(place: str) -> tuple[list[dict[str, Any]], int]:
+    slug, _, name = place.partition("#")
+    result = pages.recorded(slug).record.get("measured", {}).get(name, {})
+    rows = result.get("result", {}).get("differences", {}).values()
+    return list(rows), result.get("result", {}).get("seeds", 0)
+
+
+def _arms(slugs: list[str]) -> tuple[list[dict[str, Any]], int]:
+    """The arms whose baseline is the bench's as it is, the largest difference first."""
+    rows, seeds = [], set()
+    for slug in slugs:
+        result = pages.recorded(slug).record["measured"]["bench"]["result"]
+        for pair in result["paired"].values():
+            if pair["handicap"] == "none" and not pair.get("diverged"):
+                rows.append({"name": pair["name"], **pair["accuracy"]})
+                seeds.add(result["seeds"])
+    return _one_number(rows, seeds)
+
+
+def _raced(category: str) -> tuple[list[dict[str, Any]], int]:
+    rows, seeds = [], set()
+    for t in pages.in_category(category):
+        result = t.record.get("measured", {}).get("race", {}).get("result", {})
+        if "paired" in result:
+            rows.append({"name": result["name"], **result["paired"]["accuracy"]})
+            seeds.add(result["seeds"])
+    return _one_number(rows, seeds)
+
+
+def _one_number(
+    rows: list[dict[str, Any]], seeds: set[int]
+) -> tuple[list[dict[str, Any]], int]:
+    if len(seeds) > 1:
+        raise SiteError(
+            f"arms with {sorted(seeds)} seeds cannot stand under one caption"
+        )
+    rows.sort(key=lambda row: -row["difference"])
+    return rows, next(iter(seeds), 0)
 
 
 def _svg(rows: list[dict[str, Any]], says: str) -> str:
