@@ -180,7 +180,7 @@ def test_what_is_given_beside_a_configuration_comes_first(
         ('{"momentum": 3}', "has options that do not exist: momentum"),
         ('{"network": "LeNet5", "epochs": "many"}', "--epochs"),
         ('{"network": "LeNet5", "epochs": 0}', "--epochs"),
-        ('{"network": "LeNet5", "optimizer": "lion"}', "--optimizer"),
+        ('{"network": "LeNet5", "optimizer": "lino"}', "--optimizer"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_ends_in_one_line(
