@@ -292,6 +292,15 @@ class Recipe:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}, expected a finite number")
+        for field in dataclasses.fields(self):  # from Python; a command has told it
+            value, option = getattr(self, field.name), field.type.__metadata__[0]  # type: ignore[union-attr]
+            least, most = option.min, option.max
+            if value is not None and (
+                (least is not None and value < least)
+                or (most is not None and value > most)
+            ):
+                expected = f"at least {least}" if most is None else f"{least} to {most}"
+                raise ValueError(f"{field.name} is {value}, expected {expected}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}, expected 0 to 2**63 - 1")
         _known(self, "optimizer", Optimizer)
@@ -313,8 +322,6 @@ class Recipe:
                 f"sam ({self.sam}) keeps the averages of torch's batch norms from its "
                 f"second pass, not those of norm {self.norm}: expected norm network"
             )
-        if not 0 <= self.validate <= 0.9:
-            raise ValueError(f"validate is {self.validate}, expected 0 to 0.9")
         if self.patience and not self.validate:
             raise ValueError(
                 f"patience ({self.patience}) needs images to judge by: hold some out, "

@@ -160,7 +160,7 @@ def restore_run(
         run.step, run.loss_sum = state["done"], state["total"]
         run.history = state["history"]
         run.untested = state.get("untested")
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotACheckpoint(
             f"{path} is of another network: {one_line(error)}"
         ) from None

@@ -82,6 +82,8 @@ def test_every_option_comes_back_from_json(name: str) -> None:
         ({"mixup": 0.2, "cutmix": 1.0}, "cannot be combined"),
         ({"warmup": 5}, "one-cycle has a warm-up of its own"),
         ({"warmup": 5, "schedule": "constant"}, r"warmup \(5\) must be less than"),
+        ({"clip": -1.0}, r"clip is -1.0, expected at least 0"),
+        ({"stochastic_depth": 1.0}, "stochastic_depth is 1.0, expected 0 to 0.999999"),
         ({"optimizer": "lino"}, "unknown optimizer 'lino'; expected sgd-mom.* lion"),
         ({"schedule": "cosine"}, "unknown schedule 'cosine'; expected .*cosine-ann"),
         ({"norm": "layer"}, "unknown norm 'layer'; expected .*group-and-layer"),
