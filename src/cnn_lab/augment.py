@@ -62,10 +62,14 @@ class PerImage:
     transform: Callable[[Tensor], Tensor]
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            return torch.stack(
-                [self.transform_one(i, d) for i, d in zip(images, draws, strict=True)]
-            )
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)  # that of a byte image's coordinates
+        try:
+            with torch.random.fork_rng(devices=[]):
+                pairs = zip(images, draws, strict=True)
+                return torch.stack([self.transform_one(i, d) for i, d in pairs])
+        finally:
+            torch.set_default_dtype(usual)
 
     def transform_one(self, image: Tensor, draw: Tensor) -> Tensor:
         # On the CPU alone: torch.manual_seed costs as much as a transform.

@@ -154,6 +154,19 @@ def test_a_transform_of_a_page_gives_what_it_gives_under_the_seed(
         assert torch.equal(transform(image), mine)
 
 
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_the_usual_type_of_numbers_decides_nothing(name: str) -> None:
+    augmentation = by_name([name])
+    images, draws = noise(30), uniform(30, augmentation.draws)
+    plain = augmentation.apply(images, draws)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(augmentation.apply(images, draws), plain)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_augmentations_follow_one_another_with_draws_of_their_own() -> None:
     both = by_name(["cutout", "randaugment"])
     images, draws = noise(6), uniform(6, both.draws)
