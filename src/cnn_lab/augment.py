@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.transforms import v2
 
-# Transforms of one image, which draw from torch's global generator. The names are those
-# of the technique pages.
-PER_IMAGE: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
-    "autoaugment": v2.AutoAugment,
-    "randaugment": v2.RandAugment,
-    "trivialaugment": v2.TrivialAugmentWide,
-    "augmix": v2.AugMix,
-}
-NAMES = ("basic-augmentation", "cutout", *PER_IMAGE)
+from cnn_techniques.training import (
+    AutoAugment,
+    RandAugment,
+    TrivialAugment,
+    crop_images,
+    erase_boxes,
+    flip_images,
+)
+
+from . import options
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,13 @@ class Augmentation:
 
 def flip(images: Tensor, draws: Tensor) -> Tensor:
     """Mirror left and right with probability one half; draws (N, 1)."""
-    mirrored = (draws[:, 0] < 0.5).view(-1, 1, 1, 1)
-    return torch.where(mirrored, images.flip(-1), images)
+    return flip_images(images, draws[:, 0] < 0.5)
 
 
 def crop(images: Tensor, draws: Tensor, padding: int = 4) -> Tensor:
     """Shift by up to `padding` pixels each way, black where nothing was; draws (N, 2)."""
-    n, c, h, w = images.shape
-    padded = F.pad(images, [padding] * 4)
     top, left = (draws * (2 * padding + 1)).long().unbind(1)  # 0 .. 2 * padding
-    rows = top[:, None] + torch.arange(h)  # (N, H)
-    columns = left[:, None] + torch.arange(w)  # (N, W)
-    image = torch.arange(n)[:, None, None, None]
-    channel = torch.arange(c)[None, :, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return crop_images(images, top, left, padding)
 
 
 def cutout(images: Tensor, draws: Tensor) -> Tensor:
@@ -54,14 +47,9 @@ def cutout(images: Tensor, draws: Tensor) -> Tensor:
 
     What of the square is outside the image hides nothing, as in the paper.
     """
-    h, w = images.shape[-2:]
-    side = h // 2
-    top, left = ((draws * torch.tensor([h, w])).long() - side // 2).unbind(1)
-    rows = torch.arange(h) - top[:, None]  # (N, H)
-    columns = torch.arange(w) - left[:, None]  # (N, W)
-    rows, columns = ((r >= 0) & (r < side) for r in (rows, columns))
-    hidden = rows[:, None, :, None] & columns[:, None, None, :]  # (N, 1, H, W)
-    return images.masked_fill(hidden, 0)
+    side = images.shape[-2] // 2
+    corner = (draws * torch.tensor(images.shape[-2:])).long() - side // 2  # (N, 2)
+    return erase_boxes(images, torch.cat([corner, corner + side], dim=1))
 
 
 # Objects, not closures: a process that loads images gets them pickled under spawn.
@@ -74,10 +62,14 @@ class PerImage:
     transform: Callable[[Tensor], Tensor]
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            return torch.stack(
-                [self.transform_one(i, d) for i, d in zip(images, draws, strict=True)]
-            )
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)  # that of a byte image's coordinates
+        try:
+            with torch.random.fork_rng(devices=[]):
+                pairs = zip(images, draws, strict=True)
+                return torch.stack([self.transform_one(i, d) for i, d in pairs])
+        finally:
+            torch.set_default_dtype(usual)
 
     def transform_one(self, image: Tensor, draw: Tensor) -> Tensor:
         # On the CPU alone: torch.manual_seed costs as much as a transform.
@@ -108,25 +100,34 @@ def chain(parts: Sequence[Augmentation]) -> Augmentation:
     return Augmentation(Chained(tuple(parts)), sum(part.draws for part in parts))
 
 
+# What of the pages changes an image, by name. Those of one image draw from torch's global
+# generator.
+AUGMENTATIONS: dict[str, Augmentation] = {
+    options.Augmentation.basic_augmentation: chain(
+        [Augmentation(flip, 1), Augmentation(crop, 2)]
+    ),
+    options.Augmentation.cutout: Augmentation(cutout, 2),
+    options.Augmentation.autoaugment: per_image(AutoAugment()),
+    options.Augmentation.randaugment: per_image(RandAugment()),
+    options.Augmentation.trivialaugment: per_image(TrivialAugment()),
+    options.Augmentation.augmix: per_image(v2.AugMix()),  # has no page yet
+}
+
+
 def by_name(names: Sequence[str], *, mirror: bool = True) -> Augmentation:
     """The augmentations of `names`, in that order, for images (N, C, H, W) of uint8.
 
     Args:
         mirror: whether a mirrored image is still of its class; a digit is not.
 
-    Raises: ValueError for a name that is not in `NAMES`.
+    Raises: ValueError for a name that is not in `AUGMENTATIONS`.
     """
-    parts: list[Augmentation] = []
     for name in names:
-        if name == "basic-augmentation":
-            parts += [Augmentation(flip, 1)] if mirror else []
-            parts += [Augmentation(crop, 2)]
-        elif name == "cutout":
-            parts += [Augmentation(cutout, 2)]
-        elif name in PER_IMAGE:
-            parts += [per_image(PER_IMAGE[name]())]
-        else:
+        if name not in AUGMENTATIONS:
             raise ValueError(
-                f"unknown augmentation {name!r}; expected {', '.join(NAMES)}"
+                f"unknown augmentation {name!r}; expected {', '.join(AUGMENTATIONS)}"
             )
-    return chain(parts)
+    known = dict(AUGMENTATIONS)
+    if not mirror:
+        known[options.Augmentation.basic_augmentation] = Augmentation(crop, 2)
+    return chain([known[name] for name in names])

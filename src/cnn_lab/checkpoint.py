@@ -18,6 +18,8 @@ from torch import Tensor
 
 Json = dict[str, Any]
 KIND = "cnn-lab checkpoint 1"
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 
 
 class NotACheckpoint(Exception):
@@ -28,7 +30,7 @@ def save(path: Path, state: Json) -> None:
     """Write `state` so that `path` holds, at any moment, all of the old or of the new.
 
     Args:
-        state: of dicts, lists, tensors and what JSON can hold.
+        state: of dicts, lists, tensors, floating-point types and what JSON can hold.
 
     Raises: OSError, with what was at `path` unchanged.
     """
@@ -129,6 +131,8 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous()
         return {"tensor": name}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, dict):  # as pairs: JSON would turn a number as key into text
         pairs = [
             [k, _packed(v, f"{name}.{k}".strip("."), tensors)] for k, v in value.items()
@@ -145,5 +149,7 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if "tensor" in value:
             return tensors[value["tensor"]]
+        if "dtype" in value:
+            return DTYPES[value["dtype"]]
         return {key: _unpacked(v, tensors) for key, v in value["dict"]}
     return value

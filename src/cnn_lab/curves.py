@@ -1,5 +1,6 @@
 """A run as pictures: loss, accuracy and learning rate over its epochs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 
 from .checkpoint import written_whole
 from .recipe import Recipe, make_optimizer, make_schedule
+from .schedules import OnPlateau
 
 Json = dict[str, Any]
 NAMES = ("curves.svg", "curves.png")
@@ -54,7 +56,7 @@ def draw(recipe: Recipe, result: Json, folder: Path) -> list[Path]:
         accuracy.set_title(f"{split} accuracy")
         accuracy.yaxis.set_major_formatter(PercentFormatter(1))
         steps = result.get("steps_per_epoch", 100)  # older results do not tell
-        at, values = rates(recipe, steps, len(rows))
+        at, values = rates(recipe, steps, rows)
         rate.plot(at, values, color="#a1391c")
         rate.set_title("learning rate")
         rate.set_ylim(bottom=0)
@@ -71,9 +73,9 @@ def draw(recipe: Recipe, result: Json, folder: Path) -> list[Path]:
 
 
 def rates(
-    recipe: Recipe, per_epoch: int, epochs: int
+    recipe: Recipe, per_epoch: int, rows: Sequence[Json]
 ) -> tuple[list[float], list[float]]:
-    """The learning rate over the first epochs: where, in epochs, and the rate there.
+    """The learning rate over the epochs of `rows`: where, in epochs, and the rate there.
 
     That of the classifier, which is the highest where rates differ between blocks. Of a
     long run fewer steps are computed.
@@ -82,9 +84,11 @@ def rates(
     optimizer = make_optimizer(recipe, [{"params": [torch.zeros(1)]}])
     schedule = make_schedule(recipe, optimizer, per_epoch)
     at, values = [], []
-    for step in range(epochs * per_epoch):
+    for step in range(len(rows) * per_epoch):
         at.append(step / per_epoch)
         values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
+        if isinstance(schedule, OnPlateau) and (step + 1) % per_epoch == 0:
+            schedule.end_epoch(rows[step // per_epoch])
     return at, values

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from . import checkpoint, networks, own
 from .checkpoint import NotACheckpoint
 from .fit import BadData, SingleProcess
+from .norms import replace_norms
+from .options import Norm
 from .photos import InputFormat, divided
 from .prepare import workers_for
 from .recipe import Settings
@@ -60,6 +62,7 @@ def load_network(
     try:
         if model is None:
             model = networks.build(name, len(state["classes"]))
+        replace_norms(model, state["recipe"].get("norm", Norm.network))
         weights = state["model"]
         if state["weight_ema"] is not None:
             averaged, prefix = state["weight_ema"], "module."

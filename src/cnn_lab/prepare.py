@@ -12,11 +12,15 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import Tensor, nn
-from torch.optim import swa_utils
+
+from cnn_techniques.optimization import SAM
+from cnn_techniques.training import WeightEMA
 
 from . import networks, own, transfer
 from .fit import InMemory
+from .norms import replace_norms
 from .recipe import Precision, Recipe, Settings, make_optimizer, make_schedule
+from .regularizers import regularize
 from .saved import Run
 from .show import Show, Silent
 from .sources import DataSet, open_data
@@ -65,9 +69,14 @@ def prepared(
     if model is None:
         model = networks.build(recipe.network, len(data_set.classes))
     model.to(torch.get_default_dtype())
+    if initial.without_averages:  # of a run whose norms had been replaced
+        replace_norms(model, recipe.norm)
     initial.load_into(model, data_set.classes)
+    if not initial.without_averages:
+        replace_norms(model, recipe.norm)
     if initial.note:
         show.note(f"weights of {initial.origin}: {initial.note}")
+    regularize(model, recipe.regularizers, data_set.image)
     _check_model(model, recipe, data_set)
     return model, data_set
 
@@ -190,12 +199,11 @@ def make_run(
         model.compile()
     ema_model = None
     if recipe.weight_ema:
-        average = swa_utils.get_ema_multi_avg_fn(recipe.weight_ema)
         # Batch norms' statistics too: today's do not fit the weights of the mean.
-        ema_model = swa_utils.AveragedModel(
-            model, multi_avg_fn=average, use_buffers=True
-        )
+        ema_model = WeightEMA(model, recipe.weight_ema, use_buffers=True)
     optimizer = make_optimizer(recipe, transfer.groups(model, recipe))
+    if recipe.sam:
+        optimizer = SAM(model, optimizer, recipe.sam)
     per_epoch = math.ceil(len(data.train) / recipe.batch_size)
     schedule = make_schedule(recipe, optimizer, per_epoch)
     wrapped_model, wrapped_optimizer = accelerator.prepare(model), optimizer

@@ -12,33 +12,17 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import lr_scheduler
-from torchvision.transforms import v2
 from typer import Argument, Option
 
-from cnn_techniques.training import Mixup
+from cnn_techniques.training import CutMix, Mixup, smoothed_cross_entropy
 
-from .augment import NAMES as AUGMENTATIONS
 from .augment import by_name
 from .fit import BatchTransform, Loss
+from .optimizers import OPTIMIZERS, Groups, decayed
+from .options import Augmentation, Norm, Optimizer, Schedule
+from .schedules import SCHEDULES, OnPlateau, warmed_up
 from .sources import NAMES as DATA
-
-Parameters = list[dict[str, Any]]
-
-
-class Optimizer(StrEnum):
-    sgd_momentum = "sgd-momentum"
-    adam = "adam"
-    adamw = "adamw"
-    radam = "radam"
-
-
-class Schedule(StrEnum):
-    constant = "constant"
-    step_decay = "step-decay"
-    cosine_annealing = "cosine-annealing"
-    one_cycle = "one-cycle"
 
 
 class Precision(StrEnum):
@@ -95,8 +79,18 @@ class Recipe:
         Option(min=1, help="Images a step, of all processes.", rich_help_panel=HOW),
     ] = 64
     optimizer: Annotated[
-        Optimizer, Option(help="Page optimization/adamw.", rich_help_panel=HOW)
+        Optimizer,
+        Option(help="Each has its page, optimization/NAME.", rich_help_panel=HOW),
     ] = Optimizer.adamw
+    sam: Annotated[
+        float,
+        Option(
+            min=0,
+            help="Rho: the gradient is taken that far uphill, which doubles the time of a "
+            "step; page optimization/sam. 0: off.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.0
     learning_rate: Annotated[
         float, Option(min=0, help="The highest of the run.", rich_help_panel=HOW)
     ] = 1e-3
@@ -109,18 +103,34 @@ class Recipe:
         ),
     ] = 0.01
     schedule: Annotated[
-        Schedule, Option(help="Of the learning rate.", rich_help_panel=HOW)
+        Schedule,
+        Option(
+            help="Of the learning rate; each has its page, training/NAME.",
+            rich_help_panel=HOW,
+        ),
     ] = Schedule.one_cycle
+    plateau_patience: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Epochs without a gain that reduce-on-plateau accepts: on the images "
+            "held out by --validate, else of the training loss.",
+            rich_help_panel=HOW,
+        ),
+    ] = 10
     warmup: Annotated[
         float,
         Option(
-            min=0, help="Epochs of rising learning rate before it.", rich_help_panel=HOW
+            min=0,
+            help="Epochs of rising learning rate before it; page training/warmup.",
+            rich_help_panel=HOW,
         ),
     ] = 0.0
     augment: Annotated[
         str,
         Option(
-            help=f"Some of {', '.join(AUGMENTATIONS)}, with commas between.",
+            help=f"Some of {', '.join(Augmentation)}, with commas between; each has its "
+            "page, training/NAME.",
             rich_help_panel=HOW,
         ),
     ] = ""
@@ -129,14 +139,42 @@ class Recipe:
         Option(min=0, help="Alpha; page training/mixup. 0: off.", rich_help_panel=HOW),
     ] = 0.0
     cutmix: Annotated[
-        float, Option(min=0, help="Alpha; 0: off.", rich_help_panel=HOW)
+        float,
+        Option(min=0, help="Alpha; page training/cutmix. 0: off.", rich_help_panel=HOW),
     ] = 0.0
     label_smoothing: Annotated[
         float,
         Option(
             min=0,
             max=1,
-            help="Share spread over all classes; page foundations/inception-v3.",
+            help="Share spread over all classes; page training/label-smoothing.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.0
+    norm: Annotated[
+        Norm,
+        Option(
+            help="In place of the batch norms of the network; page optimization/NAME.",
+            rich_help_panel=HOW,
+        ),
+    ] = Norm.network
+    stochastic_depth: Annotated[
+        float,
+        Option(
+            min=0,
+            max=0.999999,
+            help="Share of the steps in which an image misses the last residual branch; "
+            "earlier ones less often. Page training/stochastic-depth. 0: off.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0.0
+    dropblock: Annotated[
+        float,
+        Option(
+            min=0,
+            max=0.999999,
+            help="About what share of the last two stages' feature maps is dropped; page "
+            "training/dropblock. 0: off.",
             rich_help_panel=HOW,
         ),
     ] = 0.0
@@ -145,8 +183,8 @@ class Recipe:
         Option(
             min=0,
             max=0.999999,
-            help="Decay of the mean of the weights, which is then tested and exported. "
-            "0: off.",
+            help="Decay of the mean of the weights, which is then tested and exported; "
+            "page training/weight-ema. 0: off.",
             rich_help_panel=HOW,
         ),
     ] = 0.0
@@ -155,7 +193,7 @@ class Recipe:
         Option(
             min=0,
             help="The largest norm of a step's gradient, to which longer ones are "
-            "shortened. 0: off.",
+            "shortened; page optimization/gradient-accumulation-and-clipping. 0: off.",
             rich_help_panel=HOW,
         ),
     ] = 0.0
@@ -163,7 +201,8 @@ class Recipe:
         int,
         Option(
             min=1,
-            help="Parts that a batch is computed in, one after the other, to save memory.",
+            help="Parts that a batch is computed in, one after the other, to save memory; "
+            "page optimization/gradient-accumulation-and-clipping.",
             rich_help_panel=FAST,
         ),
     ] = 1
@@ -188,7 +227,10 @@ class Recipe:
     ] = 0
     mixed_precision: Annotated[
         Precision,
-        Option(help="fp16 needs a GPU.", rich_help_panel=FAST),
+        Option(
+            help="Page optimization/mixed-precision. fp16 needs a GPU.",
+            rich_help_panel=FAST,
+        ),
     ] = Precision.no
     channels_last: Annotated[
         bool,
@@ -219,7 +261,8 @@ class Recipe:
         Option(
             help="What is trained: everything; the classifier on frozen features; "
             "the classifier and the last n blocks; one more block each epoch (gradual); "
-            "everything, with lower rates towards the image (discriminative).",
+            "everything, with lower rates towards the image (discriminative). Pages "
+            "training/feature-extraction, training/fine-tuning.",
             rich_help_panel=START,
         ),
     ] = Strategy.everything
@@ -249,15 +292,36 @@ class Recipe:
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}, expected a finite number")
+        for field in dataclasses.fields(self):  # from Python; a command has told it
+            value, option = getattr(self, field.name), field.type.__metadata__[0]  # type: ignore[union-attr]
+            least, most = option.min, option.max
+            if value is not None and (
+                (least is not None and value < least)
+                or (most is not None and value > most)
+            ):
+                expected = f"at least {least}" if most is None else f"{least} to {most}"
+                raise ValueError(f"{field.name} is {value}, expected {expected}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}, expected 0 to 2**63 - 1")
+        _known(self, "optimizer", Optimizer)
+        _known(self, "schedule", Schedule)
+        _known(self, "norm", Norm)
         by_name(self.augmentations)  # ValueError for an unknown one
+        make_mix(self, 2)  # ValueError for an alpha that cannot be
         if self.mixup and self.cutmix:
             raise ValueError(
                 f"mixup ({self.mixup}) and cutmix ({self.cutmix}) cannot be combined"
             )
-        if not 0 <= self.validate <= 0.9:
-            raise ValueError(f"validate is {self.validate}, expected 0 to 0.9")
+        if self.sam and self.mixed_precision == Precision.fp16:
+            raise ValueError(
+                f"sam ({self.sam}) takes two gradients of a step, which fp16 would scale "
+                "as one: expected mixed precision bf16 or no"
+            )
+        if self.sam and self.norm == Norm.batch_normalization:
+            raise ValueError(
+                f"sam ({self.sam}) keeps the averages of torch's batch norms from its "
+                f"second pass, not those of norm {self.norm}: expected norm network"
+            )
         if self.patience and not self.validate:
             raise ValueError(
                 f"patience ({self.patience}) needs images to judge by: hold some out, "
@@ -274,9 +338,21 @@ class Recipe:
     def augmentations(self) -> list[str]:
         return [name.strip() for name in self.augment.split(",") if name.strip()]
 
+    @property
+    def regularizers(self) -> dict[str, float]:
+        """The rates of what drops parts of the network, by the names of the pages."""
+        return {"stochastic-depth": self.stochastic_depth, "dropblock": self.dropblock}
+
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold, and `Recipe(**...)` takes."""
         return dataclasses.asdict(self)
+
+
+def _known(recipe: Recipe, name: str, kind: type[StrEnum]) -> None:
+    """ValueError for a value that is none of those of `kind`."""
+    value = getattr(recipe, name)
+    if value not in list(kind):
+        raise ValueError(f"unknown {name} {value!r}; expected {', '.join(kind)}")
 
 
 @dataclass(frozen=True)
@@ -299,52 +375,22 @@ class Settings:
     track: str = ""
 
 
-def make_optimizer(recipe: Recipe, groups: Parameters) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, groups: Groups) -> torch.optim.Optimizer:
     """Over groups of parameters, each with "params" and maybe its own "lr"."""
-    groups = [part for group in groups for part in _decayed(group, recipe.weight_decay)]
-    lr = recipe.learning_rate
-    match recipe.optimizer:
-        case Optimizer.sgd_momentum:
-            return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
-        case Optimizer.adam:
-            return torch.optim.Adam(groups, lr)
-        case Optimizer.adamw:
-            return torch.optim.AdamW(groups, lr)
-        case Optimizer.radam:
-            return torch.optim.RAdam(groups, lr)
-
-
-def _decayed(group: dict[str, Any], weight_decay: float) -> Parameters:
-    """What decays and what does not: a norm's scale or a bias has one dimension."""
-    matrices = [p for p in group["params"] if p.ndim > 1]
-    vectors = [p for p in group["params"] if p.ndim <= 1]
-    parts = ((matrices, weight_decay), (vectors, 0.0))
-    return [{**group, "params": p, "weight_decay": d} for p, d in parts if p]
+    make = OPTIMIZERS[recipe.optimizer]
+    return make(decayed(groups, recipe.weight_decay), recipe.learning_rate)
 
 
 def make_schedule(
     recipe: Recipe, optimizer: torch.optim.Optimizer, per_epoch: int
-) -> lr_scheduler.LRScheduler:
+) -> lr_scheduler.LRScheduler | OnPlateau:
     """Stepped after every batch; each group keeps its ratio to the others."""
     total = recipe.epochs * per_epoch
     warm = min(round(recipe.warmup * per_epoch), total - 1)
-    total -= warm
-    after: lr_scheduler.LRScheduler
-    match recipe.schedule:
-        case Schedule.constant:
-            after = lr_scheduler.ConstantLR(optimizer, 1.0)
-        case Schedule.step_decay:  # a tenth after each third
-            marks = [max(total // 3, 1), max(2 * total // 3, 2)]
-            after = lr_scheduler.MultiStepLR(optimizer, marks, 0.1)
-        case Schedule.cosine_annealing:
-            after = lr_scheduler.CosineAnnealingLR(optimizer, total)
-        case Schedule.one_cycle:  # one step more than is made: that one has no batch
-            rates = [group["lr"] for group in optimizer.param_groups]
-            after = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1)
-    if not warm:
-        return after
-    rising = lr_scheduler.LinearLR(optimizer, 1 / warm, total_iters=warm)
-    return lr_scheduler.SequentialLR(optimizer, [rising, after], [warm])
+    rates = warmed_up(SCHEDULES[recipe.schedule], optimizer, total, warm)
+    if recipe.schedule == Schedule.reduce_on_plateau:
+        return OnPlateau(optimizer, rates, warm, recipe.plateau_patience)
+    return rates
 
 
 def make_loss(recipe: Recipe) -> Loss:
@@ -353,12 +399,13 @@ def make_loss(recipe: Recipe) -> Loss:
     def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         out = model(inputs)
         first, *others = out if isinstance(out, tuple) else (out,)
-        value = F.cross_entropy(first, targets, label_smoothing=recipe.label_smoothing)
+        value = smoothed_cross_entropy(first, targets, recipe.label_smoothing)
         for scores in others:
             if scores is not None:
-                value = value + 0.3 * F.cross_entropy(
-                    scores, targets, label_smoothing=recipe.label_smoothing
+                auxiliary = smoothed_cross_entropy(
+                    scores, targets, recipe.label_smoothing
                 )
+                value = value + 0.3 * auxiliary
         return value
 
     return loss
@@ -368,15 +415,13 @@ def make_mix(recipe: Recipe, classes: int) -> BatchTransform | None:
     """Mixup or CutMix, drawn from the generator of the step."""
     if not recipe.mixup and not recipe.cutmix:
         return None
-    mix: Any = (
-        Mixup(classes, recipe.mixup)
-        if recipe.mixup
-        else v2.CutMix(alpha=recipe.cutmix, num_classes=classes)
+    mix: Mixup | CutMix = (
+        Mixup(classes, recipe.mixup) if recipe.mixup else CutMix(classes, recipe.cutmix)
     )
 
     def transform(x: Tensor, y: Any, draw: torch.Generator) -> tuple[Tensor, Any]:
         # Both draw from the global generator, on the CPU.
         torch.default_generator.manual_seed(draw.initial_seed())
-        return mix(x, y)  # type: ignore[no-any-return]
+        return mix(x, y)
 
     return transform

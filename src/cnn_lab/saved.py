@@ -15,11 +15,14 @@ from typing import Any
 import accelerate
 import torch
 from torch import nn
-from torch.optim import lr_scheduler, swa_utils
+from torch.optim import lr_scheduler
+
+from cnn_techniques.training import WeightEMA
 
 from . import checkpoint
 from .checkpoint import NotACheckpoint
 from .recipe import Recipe, Settings
+from .schedules import OnPlateau
 from .sources import DataSet, PhotoNames, photo_changes
 from .stop import Refused, one_line
 
@@ -36,8 +39,8 @@ class Run:
     model: nn.Module  # as floor 1 made it
     wrapped_model: nn.Module  # as it is called: maybe wrapped for several processes
     optimizer: torch.optim.Optimizer
-    schedule: lr_scheduler.LRScheduler
-    ema_model: swa_utils.AveragedModel | None
+    schedule: lr_scheduler.LRScheduler | OnPlateau
+    ema_model: WeightEMA | None
     step: int = 0  # how many were made
     loss_sum: float = 0.0  # losses of the epoch that has begun, times their images
     untested: Json | None = None  # the row of an epoch whose testing failed
@@ -157,7 +160,7 @@ def restore_run(
         run.step, run.loss_sum = state["done"], state["total"]
         run.history = state["history"]
         run.untested = state.get("untested")
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotACheckpoint(
             f"{path} is of another network: {one_line(error)}"
         ) from None

@@ -42,6 +42,7 @@ from .saved import (
     settings_json,
     write_json,
 )
+from .schedules import OnPlateau
 from .scores import accuracies
 from .show import Show, Silent
 from .sources import DataSet
@@ -242,6 +243,8 @@ def _train_epochs(
             raise
         run.history.append({**row, **{prefix + k: v for k, v in measures.items()}})
         run.untested, run.loss_sum = None, 0.0
+        if isinstance(run.schedule, OnPlateau):
+            run.schedule.end_epoch(run.history[-1])
         # Before the checkpoint: a run that is killed between them does this epoch again.
         if data.validation is not None and best(run.history) is run.history[-1]:
             save_run(run, recipe, data, accelerator, folder, BEST)

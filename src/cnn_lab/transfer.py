@@ -46,6 +46,13 @@ class InitialWeights:
     size: int | None = None
     note: str = ""
 
+    @property
+    def without_averages(self) -> bool:
+        """Whether they are of a network none of whose norms keeps running averages."""
+        return self.state is not None and not any(
+            name.endswith("running_mean") for name in self.state
+        )
+
     def input_format(self, channels: int, size: int | None) -> InputFormat:
         return InputFormat(channels, size or self.size, self.mean, self.std)
 
@@ -260,7 +267,7 @@ def blocks(model: nn.Module, network: str) -> list[Block]:
     layers: list[list[nn.Module]] = []
     classifier: list[nn.Module] = []
     waiting: list[nn.Module] = []  # without parameters, for the layer after them
-    for name, module in _parts(model, ""):
+    for name, module in parts(model):
         dimensions = [p.ndim for p in module.parameters()]
         waiting.append(module)
         if any(head.startswith(f"{name}.") for head in heads):
@@ -278,10 +285,11 @@ def blocks(model: nn.Module, network: str) -> list[Block]:
     return parted
 
 
-def _parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+def parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules in their order, with their names, containers taken apart."""
     for name, child in module.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-            yield from _parts(child, f"{prefix}{name}.")
+            yield from parts(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
 

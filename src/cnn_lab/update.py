@@ -1,4 +1,4 @@
-"""How a step is made of a batch: in parts, and with gradients of a bounded norm."""
+"""How a step is made of a batch: in parts, with a bounded gradient, with two gradients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -7,15 +7,64 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnn_techniques.optimization import SAM, clip_gradient_norm
+
 from .fit import AcceleratorLike, BatchLoss, Loss, Update, one_step
 from .recipe import Recipe
 
 
 def make_update(recipe: Recipe) -> Update:
-    """What `recipe.clip` and `recipe.accumulate` ask for; else the usual step."""
-    if not recipe.clip and recipe.accumulate == 1:
+    """What `recipe` asks for by clip, accumulate and sam; else the usual step."""
+    if not recipe.clip and not recipe.sam and recipe.accumulate == 1:
         return one_step
-    return AccumulatedStep(recipe.accumulate, recipe.clip)
+    return GradientStep(recipe.accumulate, recipe.clip)
+
+
+class GradientStep:
+    """A step with the gradient of `AccumulatedStep`, clipped; of SAM, with two of them.
+
+    Both gradients of SAM are clipped; the length of the first one does not matter.
+
+    Args:
+        parts: at most, of a process's share of the batch.
+        norm: of all gradients together, which are shortened to it; 0: as they are.
+    """
+
+    def __init__(self, parts: int = 1, norm: float = 0.0) -> None:
+        self.accumulated, self.norm = AccumulatedStep(parts), norm
+
+    def __call__(
+        self,
+        loss: Callable[[], Tensor],
+        optimizer: torch.optim.Optimizer,
+        accelerator: AcceleratorLike,
+    ) -> None:
+        assert isinstance(loss, BatchLoss)
+
+        def gradient() -> Tensor:
+            self.accumulated(loss, _WithoutStep(optimizer), accelerator)  # type: ignore[arg-type]
+            if self.norm:
+                # Accelerate takes the scale of float16 out, where there is one.
+                getattr(accelerator, "unscale_gradients", lambda: None)()
+                parameters = [p for g in optimizer.param_groups for p in g["params"]]
+                clip_gradient_norm(parameters, self.norm)
+            return torch.tensor(loss.values[-1])
+
+        if isinstance(optimizer, SAM):
+            optimizer.step(gradient)
+        else:  # a closure would be called inside of the scaler of float16
+            gradient()
+            optimizer.step()
+
+
+class _WithoutStep:
+    """An optimizer whose gradients are cleared and whose step waits."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.zero_grad = optimizer.zero_grad
+
+    def step(self) -> None:
+        pass
 
 
 class AccumulatedStep:

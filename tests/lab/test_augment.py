@@ -1,14 +1,17 @@
 """Augmentation: what is drawn, for whom, and what becomes of an image."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
 
-from cnn_lab.augment import NAMES, PER_IMAGE, by_name, crop, cutout, flip, per_image
+from cnn_lab.augment import AUGMENTATIONS, by_name, crop, cutout, flip, per_image
+from cnn_techniques.training import AutoAugment, RandAugment, TrivialAugment
 
 
 def uniform(n: int, draws: int, seed: int = 0) -> Tensor:
@@ -27,7 +30,7 @@ def distinct(images: Tensor) -> int:
     return len(images.flatten(1).unique(dim=0))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_a_batch_of_equal_images_comes_out_as_many_different_ones(name: str) -> None:
     augmentation = by_name([name])
     same = noise(1).expand(40, -1, -1, -1)
@@ -35,7 +38,7 @@ def test_a_batch_of_equal_images_comes_out_as_many_different_ones(name: str) -> 
     assert distinct(augmentation.apply(same, uniform(40, augmentation.draws))) > 15
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_what_becomes_of_an_image_does_not_depend_on_the_images_beside_it(
     name: str,
 ) -> None:
@@ -50,7 +53,7 @@ def test_what_becomes_of_an_image_does_not_depend_on_the_images_beside_it(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_bytes_come_in_and_go_out_and_nothing_else_is_changed(
     name: str, channels: int
 ) -> None:
@@ -132,16 +135,36 @@ def test_every_centre_of_cutout_is_as_likely_as_every_other() -> None:
     assert chisquare(hidden.sum(0).tolist()).pvalue > 0.001
 
 
-@pytest.mark.parametrize("name", PER_IMAGE)
-def test_a_transform_of_torchvision_gives_what_it_gives_under_the_seed(
-    name: str,
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [
+        ("autoaugment", AutoAugment()),
+        ("randaugment", RandAugment()),
+        ("trivialaugment", TrivialAugment()),
+        ("augmix", v2.AugMix()),
+    ],
+)
+def test_a_transform_of_a_page_gives_what_it_gives_under_the_seed(
+    name: str, transform: Callable[[Tensor], Tensor]
 ) -> None:
     images, draws = noise(10), uniform(10, 1)
     out = by_name([name]).apply(images, draws)
-    transform = PER_IMAGE[name]()
     for image, draw, mine in zip(images, draws, out, strict=True):
         torch.manual_seed(int(draw.item() * 2**53))
         assert torch.equal(transform(image), mine)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_the_usual_type_of_numbers_decides_nothing(name: str) -> None:
+    augmentation = by_name([name])
+    images, draws = noise(30), uniform(30, augmentation.draws)
+    plain = augmentation.apply(images, draws)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(augmentation.apply(images, draws), plain)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_augmentations_follow_one_another_with_draws_of_their_own() -> None:

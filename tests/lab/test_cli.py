@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from cnn_lab import networks, show
-from cnn_lab.augment import NAMES as AUGMENTATIONS
 from cnn_lab.cli import main
-from cnn_lab.recipe import Optimizer, Recipe, Schedule, Settings
+from cnn_lab.options import OPTIONS
+from cnn_lab.recipe import Recipe, Settings
 from cnn_lab.saved import CONFIG, LAST, RESULT
 from cnn_lab.show import Bar, Lines
 from cnn_lab.train import train
@@ -53,6 +54,13 @@ def lab(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Any:
 # --- help ----------------------------------------------------------------------------
 
 
+@cache
+def slugs() -> set[str]:
+    """Of the catalogue: those of techniques that have no page yet are known too."""
+    with (DOCS / "catalogue.csv").open(encoding="utf-8", newline="") as file:
+        return {f"{row['category']}/{row['slug']}" for row in csv.DictReader(file)}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_pages_and_every_page_that_it_names_exists(
     command: str, lab: Any
@@ -62,32 +70,29 @@ def test_help_names_pages_and_every_page_that_it_names_exists(
     pages = re.findall(rf"\b(?:{CATEGORIES})/[a-z][a-z0-9-]*", out)
     assert pages
     for page in pages:
-        assert (DOCS / f"{page}.md").exists(), page
+        assert page in slugs() or (DOCS / f"{page}.md").exists(), page
 
 
-def test_help_of_train_names_the_page_of_every_option_that_has_one(lab: Any) -> None:
+def test_help_of_train_names_the_page_of_every_option_that_has_one(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # no name is broken
     _, out, _ = lab("train", "--help")
-    for slug in ("optimization/adamw", "training/mixup"):
-        assert slug in out
+    told = {m[1]: m[0] for m in re.finditer(r"│ (--[a-z-]+) (?:.(?!│ --))*", out, re.S)}
+    for slug, option in OPTIONS.items():
+        for name in re.findall(r"--[a-z-]+", option):
+            value = slug.partition("/")[2]
+            if option == f"{name} {value}":  # one of several, each of which has a page
+                assert f"{slug.removesuffix(value)}NAME" in told[name], option
+                assert value in told[name]
+            else:
+                assert slug in told[name], option
 
 
 def test_every_command_is_in_the_help_of_all(lab: Any) -> None:
     _, out, _ = lab("--help")
     listed = re.findall(r"│ ([a-z]+) ", out)
     assert sorted(listed) == sorted(COMMANDS)
-
-
-def test_techniques_are_named_like_their_pages_slugs() -> None:
-    with (DOCS / "catalogue.csv").open(encoding="utf-8", newline="") as file:
-        slugs = {row["slug"] for row in csv.DictReader(file)}
-    options = {
-        "mixup", "cutmix", "label_smoothing", "weight_ema", "mixed_precision", "warmup",
-    }  # fmt: skip
-    assert options <= set(Recipe.__dataclass_fields__)
-    named = {name.replace("_", "-") for name in options}
-    named |= set(map(str, Optimizer)) | set(map(str, Schedule)) - {"constant"}
-    named |= set(AUGMENTATIONS)
-    assert named <= slugs
 
 
 # --- the small commands --------------------------------------------------------------
@@ -180,7 +185,7 @@ def test_what_is_given_beside_a_configuration_comes_first(
         ('{"momentum": 3}', "has options that do not exist: momentum"),
         ('{"network": "LeNet5", "epochs": "many"}', "--epochs"),
         ('{"network": "LeNet5", "epochs": 0}', "--epochs"),
-        ('{"network": "LeNet5", "optimizer": "lion"}', "--optimizer"),
+        ('{"network": "LeNet5", "optimizer": "lino"}', "--optimizer"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_ends_in_one_line(

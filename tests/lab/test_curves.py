@@ -53,19 +53,26 @@ def test_the_rates_are_those_of_the_run(
 
     monkeypatch.setattr(cnn_lab.prepare, "make_schedule", watched)
     warmup = 0 if schedule == Schedule.one_cycle else 1
-    recipe = replace(RECIPE, schedule=schedule, strategy=strategy, warmup=warmup)
+    recipe = replace(
+        RECIPE,
+        schedule=schedule,
+        strategy=strategy,
+        warmup=warmup,
+        plateau_patience=0,
+        learning_rate=1e-5 if schedule == Schedule.reduce_on_plateau else 1e-3,
+    )
     result = train(recipe, tmp_path)
-    at, values = rates(recipe, result["steps_per_epoch"], 3)
+    at, values = rates(recipe, result["steps_per_epoch"], result["history"])
     assert len(used) == 12
     assert values == pytest.approx(used, rel=1e-12)
     assert at == [step / 4 for step in range(12)]
 
 
 def test_of_a_long_run_fewer_steps_are_computed_and_the_shape_is_the_same() -> None:
-    recipe = replace(RECIPE, epochs=4)
-    at, values = rates(recipe, 5000, 4)
+    recipe, rows = replace(RECIPE, epochs=4), [{"loss": 1.0}] * 4
+    at, values = rates(recipe, 5000, rows)
     assert len(at) == curves.MOST
-    short = dict(zip(*rates(recipe, 1000, 4), strict=True))
+    short = dict(zip(*rates(recipe, 1000, rows), strict=True))
     for where, value in list(zip(at, values, strict=True))[:: curves.MOST // 8]:
         assert value == pytest.approx(short[round(where, 9)], rel=0.01)
 

@@ -27,6 +27,8 @@ from cnn_lab.saved import LAST
 from cnn_lab.show import Lines
 from cnn_lab.train import train
 from cnn_site.evidence import Evidence
+from cnn_techniques.optimization import AdamW
+from cnn_techniques.training import OneCycle
 
 
 class Clock(Lines):
@@ -70,15 +72,13 @@ def by_hand(network: str, epochs: int) -> tuple[float, nn.Module]:
     (images, labels), (tests, truth) = prepared(networks.channels(model))
     many = [p for p in model.parameters() if p.ndim > 1]
     one = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
+    optimizer = AdamW(
         [{"params": many}, {"params": one, "weight_decay": 0.0}],
         lr=1e-3,
         weight_decay=0.01,
     )
     total = epochs * math.ceil(len(images) / 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1e-3, total_steps=total + 1
-    )
+    schedule = OneCycle(optimizer, 1e-3, total_steps=total + 1)
     seconds = -time.process_time()
     for epoch in range(1, epochs + 1):
         model.train()
@@ -207,7 +207,7 @@ def test_nothing_that_costs_time_is_done_more_often_than_it_has_to(
     counted(InMemory, "take")
     counted(checkpoint, "save")
     counted(training, "accuracies")
-    counted(torch.optim.AdamW, "step")
+    counted(AdamW, "step")
     counted(fit, "generator")
     counted(torch, "manual_seed")
     train(Recipe("LeNet5", epochs=2), tmp_path)

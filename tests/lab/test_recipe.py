@@ -11,21 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from torch.optim import swa_utils
 from torch.utils.data import TensorDataset
-from torchvision.transforms import v2
 
 from cnn_lab import checkpoint, networks
 from cnn_lab import train as training
 from cnn_lab.data import digits
 from cnn_lab.fit import generator
+from cnn_lab.options import Norm, Optimizer, Schedule
 from cnn_lab.own import Datasets
 from cnn_lab.prepare import prepared
 from cnn_lab.recipe import (
-    Optimizer,
     Precision,
     Recipe,
-    Schedule,
     Settings,
     Strategy,
     make_loss,
@@ -37,7 +34,7 @@ from cnn_lab.saved import LAST
 from cnn_lab.show import Silent
 from cnn_lab.stop import Refused
 from cnn_lab.train import train
-from cnn_techniques.training import Mixup
+from cnn_techniques.training import CutMix, Mixup, WeightEMA
 
 TINY = "ResNet(BasicBlock, (1,), width=4, small_images=True)"
 OTHER: dict[str, Any] = {
@@ -45,7 +42,9 @@ OTHER: dict[str, Any] = {
     "optimizer": Optimizer.radam, "learning_rate": 0.3, "weight_decay": 0.2,
     "schedule": Schedule.step_decay, "warmup": 1.5, "augment": "cutout, augmix",
     "mixup": 0.4, "cutmix": 0.6, "label_smoothing": 0.1, "weight_ema": 0.9,
-    "clip": 0.7, "accumulate": 2,
+    "clip": 0.7, "accumulate": 2, "sam": 0.1, "plateau_patience": 4,
+    "norm": Norm.group_and_layer_normalization,
+    "stochastic_depth": 0.2, "dropblock": 0.1,
     "validate": 0.1, "patience": 3,
     "mixed_precision": Precision.bf16, "channels_last": True, "compile": True,
     "deterministic": True, "seed": 5, "strategy": Strategy.gradual,
@@ -83,6 +82,15 @@ def test_every_option_comes_back_from_json(name: str) -> None:
         ({"mixup": 0.2, "cutmix": 1.0}, "cannot be combined"),
         ({"warmup": 5}, "one-cycle has a warm-up of its own"),
         ({"warmup": 5, "schedule": "constant"}, r"warmup \(5\) must be less than"),
+        ({"clip": -1.0}, r"clip is -1.0, expected at least 0"),
+        ({"stochastic_depth": 1.0}, "stochastic_depth is 1.0, expected 0 to 0.999999"),
+        ({"optimizer": "lino"}, "unknown optimizer 'lino'; expected sgd-mom.* lion"),
+        ({"schedule": "cosine"}, "unknown schedule 'cosine'; expected .*cosine-ann"),
+        ({"norm": "layer"}, "unknown norm 'layer'; expected .*group-and-layer"),
+        ({"mixup": 0.001}, "expected alpha 0, or 0.01 or more, got alpha=0.001"),
+        ({"cutmix": 0.001}, "expected alpha of 0.01 or more, got alpha=0.001"),
+        ({"sam": 0.1, "mixed_precision": "fp16"}, r"sam \(0.1\) takes two gradients"),
+        ({"sam": 0.1, "norm": "batch-normalization"}, "not those of norm batch-norm"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -117,13 +125,14 @@ def between(start: float, end: float, share: float) -> float:
 
 def expected(kind: str, t: int, total: int) -> float:
     """The rate of step t (from 0) of so many, as a share of the highest."""
-    if kind == "constant":
+    if kind in ("constant", "reduce-on-plateau"):  # before an epoch has ended
         return 1.0
     if kind == "step-decay":
         return float(0.1 ** sum(t >= max(n * total // 3, n) for n in (1, 2)))
     if kind == "cosine-annealing":
         return (1 + math.cos(math.pi * t / total)) / 2
-    top = 0.3 * (total + 1) - 1  # one-cycle, as torch documents it: three tenths rise
+    # One-cycle, as torch documents it: three tenths rise; more where that is no step.
+    top = 0.3 * (total + 1) - 1 if total > 2 else 0.5
     if t <= top:
         return between(1 / 25, 1, t / top)
     return between(1, 1 / 25e4, (t - top) / (total - top))
@@ -155,11 +164,10 @@ def test_the_last_steps_rate_is_small_but_not_the_zero_that_no_batch_would_feel(
     assert last["step-decay"] == pytest.approx(0.01)
     assert last["cosine-annealing"] == pytest.approx((1 - math.cos(math.pi / 100)) / 2)
     assert 4e-6 < last["one-cycle"] < 1e-3
+    assert last["reduce-on-plateau"] == 1
 
 
-@pytest.mark.parametrize(
-    "kind", [Schedule.constant, Schedule.step_decay, Schedule.cosine_annealing]
-)
+@pytest.mark.parametrize("kind", sorted(set(Schedule) - {Schedule.one_cycle}))
 @pytest.mark.parametrize("epochs_of_warmup", [0.1, 0.5, 1.0, 2.3])
 def test_the_rate_rises_on_a_line_before_the_schedule_begins(
     kind: Schedule, epochs_of_warmup: float
@@ -176,7 +184,7 @@ def test_the_rate_rises_on_a_line_before_the_schedule_begins(
 
 
 def test_a_warm_up_never_takes_the_last_step() -> None:
-    for kind in (Schedule.constant, Schedule.step_decay, Schedule.cosine_annealing):
+    for kind in set(Schedule) - {Schedule.one_cycle}:
         for epochs, per_epoch, warmup in ((1, 1, 0.9), (2, 1, 1.6), (1, 2, 0.99)):
             recipe = Recipe("LeNet5", epochs=epochs, schedule=kind, warmup=warmup)
             assert rates(recipe, per_epoch)[-1][0] > 0
@@ -240,12 +248,17 @@ def test_a_group_without_matrices_and_one_without_biases_are_no_empty_groups() -
 def test_the_optimizers_are_those_of_the_pages_with_their_usual_settings() -> None:
     weight = [{"params": [nn.Parameter(torch.ones(1, 1))]}]
     made = {k: make_optimizer(tiny(optimizer=k), weight) for k in Optimizer}
-    assert {k: type(o).__name__ for k, o in made.items()} == {
-        "sgd-momentum": "SGD", "adam": "Adam", "adamw": "AdamW", "radam": "RAdam",
+    assert {k: (type(o).__module__, type(o).__name__) for k, o in made.items()} == {
+        kind: (f"cnn_techniques.optimization.{kind.replace('-', '_')}", name)
+        for kind, name in {
+            "sgd-momentum": "SGD", "adam": "Adam", "adamw": "AdamW", "radam": "RAdam",
+            "lamb": "LAMB", "adabelief": "AdaBelief", "lion": "Lion", "muon": "Muon",
+        }.items()
     }  # fmt: skip
     sgd = made[Optimizer.sgd_momentum].param_groups[0]
     assert (sgd["momentum"], sgd["nesterov"]) == (0.9, True)
     assert made[Optimizer.adamw].param_groups[0]["betas"] == (0.9, 0.999)
+    assert made[Optimizer.muon].param_groups[0]["match_rms_adamw"]
 
 
 # --- the loss ------------------------------------------------------------------------
@@ -309,9 +322,7 @@ def test_what_is_mixed_depends_on_the_generator_of_the_step_alone(
     assert torch.equal(outs[0][1], outs[1][1])
     assert not torch.equal(outs[0][0], outs[2][0])
     torch.manual_seed(generator(0, 1, 4).initial_seed())
-    theirs: Any = (
-        Mixup(10, 0.4) if "mixup" in options else v2.CutMix(alpha=1.0, num_classes=10)
-    )
+    theirs: Any = Mixup(10, 0.4) if "mixup" in options else CutMix(10, 1.0)
     for mine, other in zip(outs[0], theirs(images, labels), strict=True):
         assert torch.equal(mine, other)
 
@@ -327,13 +338,13 @@ def test_the_mean_of_the_weights_is_the_one_written_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[dict[str, Tensor]] = []
-    update = swa_utils.AveragedModel.update_parameters
+    update = WeightEMA.update_parameters
 
-    def watched(self: swa_utils.AveragedModel, model: nn.Module) -> None:
+    def watched(self: WeightEMA, model: nn.Module) -> None:
         kept.append({k: v.detach().clone() for k, v in model.state_dict().items()})
         update(self, model)
 
-    monkeypatch.setattr(swa_utils.AveragedModel, "update_parameters", watched)
+    monkeypatch.setattr(WeightEMA, "update_parameters", watched)
     result, state = ended(tiny(weight_ema=0.8, batch_size=100), tmp_path)
     assert len(kept) == state["done"] == 12
     # Of the batch norms' statistics too: the last ones do not fit the mean's weights.
@@ -348,7 +359,7 @@ def test_the_mean_of_the_weights_is_the_one_written_by_hand(
     # What is tested is the mean.
     recipe = tiny(weight_ema=0.8, batch_size=100)
     model, data = prepared(recipe, Settings())
-    averaged = swa_utils.AveragedModel(model)
+    averaged = WeightEMA(model)
     averaged.load_state_dict(state["weight_ema"])
     images, labels = data.test.take(torch.arange(len(data.test)), torch.empty(597, 0))
     with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_lab import checkpoint
+from cnn_lab import checkpoint, update
 from cnn_lab import train as training
 from cnn_lab.fit import BatchLoss, SingleProcess, cross_entropy, one_step
 from cnn_lab.recipe import Recipe
@@ -20,7 +20,8 @@ from cnn_lab.saved import LAST
 from cnn_lab.show import Silent
 from cnn_lab.stop import Stopped
 from cnn_lab.train import train
-from cnn_lab.update import AccumulatedStep, make_update
+from cnn_lab.update import AccumulatedStep, GradientStep, make_update
+from cnn_techniques.optimization import SAM
 
 CPU = torch.device("cpu")
 
@@ -80,12 +81,15 @@ def test_the_mean_of_means_is_something_else() -> None:
     assert (expected[0] - found[0]).norm() > 1e-3 * expected[0].norm()
 
 
+@pytest.mark.parametrize("kind", [AccumulatedStep, GradientStep])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_longer_gradients_are_shortened_and_others_are_not(parts: int) -> None:
+def test_longer_gradients_are_shortened_and_others_are_not(
+    kind: type[AccumulatedStep] | type[GradientStep], parts: int
+) -> None:
     plain, _ = slopes(one_step, 13)
     norm = torch.stack([g.norm() for g in plain]).norm().item()
     for share in (0.3, 0.999, 1.001, 50):
-        found, _ = slopes(AccumulatedStep(parts, share * norm), 13)
+        found, _ = slopes(kind(parts, share * norm), 13)
         for ours, theirs in zip(found, plain, strict=True):
             wanted = min(share, 1.0) * theirs
             torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=0)
@@ -145,6 +149,33 @@ def test_a_loss_that_is_not_finite_in_a_later_part_changes_no_weight() -> None:
     assert all(v.equal(start[n]) for n, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("parts", "norm"), [(1, 0.0), (3, 0.0), (3, 0.2)])
+def test_a_step_of_sam_takes_the_gradient_uphill_and_is_told_of_by_the_loss_before(
+    parts: int, norm: float
+) -> None:
+    model, x, y = problem(13)
+    optimizer = SAM(model, torch.optim.SGD(model.parameters(), 0.1), rho=0.3)
+    loss = BatchLoss(cross_entropy, model, x, y, SingleProcess(CPU))
+    GradientStep(parts, norm)(loss, optimizer, SingleProcess(CPU))
+    by_hand, x, y = problem(13)
+    first = F.cross_entropy(by_hand(x), y)
+    slope = torch.autograd.grad(first, [*by_hand.parameters()])
+    length = torch.stack([g.norm() for g in slope]).norm()
+    uphill = deepcopy(by_hand)
+    for p, g in zip(uphill.parameters(), slope, strict=True):
+        p.data += 0.3 * g / length
+    second = torch.autograd.grad(F.cross_entropy(uphill(x), y), [*uphill.parameters()])
+    length = torch.stack([g.norm() for g in second]).norm()
+    assert length > 0.2  # it is clipped where that is asked for
+    short = min(1, norm / (length + 1e-6)) if norm else 1
+    for ours, p, g in zip(
+        model.parameters(), by_hand.parameters(), second, strict=True
+    ):
+        torch.testing.assert_close(ours, p - 0.1 * short * g, rtol=1e-12, atol=1e-14)
+    assert loss.values[0] == pytest.approx(first.item(), rel=1e-14)
+    assert len(loss.values) == 2
+
+
 # --- in a run ------------------------------------------------------------------------
 
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 170, "learning_rate": 0.01}
@@ -200,14 +231,18 @@ def test_scaled_gradients_are_clipped_after_the_scale_is_taken_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float16 needs a GPU; that Accelerate is asked, which knows the scale, does not."""
-    asked: list[float] = []
-    plain = training.accelerate.Accelerator.clip_grad_norm_
+    asked: list[object] = []
+    clip = update.clip_gradient_norm
 
-    def watched(self: Any, parameters: Any, norm: float, **more: Any) -> Any:
+    def unscale(self: Any) -> None:
+        asked.append("unscaled")
+
+    def clipped(parameters: Any, norm: float) -> Tensor:
         asked.append(norm)
-        return plain(self, parameters, norm, **more)
+        return clip(parameters, norm)
 
-    monkeypatch.setattr(training.accelerate.Accelerator, "clip_grad_norm_", watched)
+    monkeypatch.setattr(training.accelerate.Accelerator, "unscale_gradients", unscale)
+    monkeypatch.setattr(update, "clip_gradient_norm", clipped)
     recipe = Recipe("LeNet5", epochs=1, batch_size=400, clip=0.25, accumulate=2)
     train(recipe, tmp_path)
-    assert asked == [0.25] * 3
+    assert asked == ["unscaled", 0.25] * 3

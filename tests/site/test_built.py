@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from lxml import html
 
+from cnn_lab.options import OPTIONS
 from cnn_site import ROOT, pages, snake
 from cnn_site.directives import copy_block
 from cnn_site.directives.numbers import resolve
@@ -235,6 +236,24 @@ def test_a_page_can_be_cited(t: pages.Technique, built_site: Path) -> None:
 @pytest.mark.parametrize("page", MARKDOWN, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_page_names_another_host_as_a_resource(page: Path, built_site: Path) -> None:
     assert seen(built(built_site, page)).hosts == []
+
+
+def test_a_page_says_which_option_of_the_lab_it_is_and_the_lab_names_the_page(
+    built_site: Path,
+) -> None:
+    lab = html.parse(built_site / "lab/train/index.html").getroot()
+    named = {a.get("href", "").strip("./") for a in lab.cssselect("table a")}
+    for t in [t for t in TECHNIQUES if t.category in ("training", "optimization")]:
+        root = html.parse(built(built_site, t.path)).getroot()
+        facts = root.cssselect("dl.facts")[0]
+        told = [dd for dd in facts.cssselect("dd") if "cnn-lab" in dd.text_content()]
+        words = [" ".join(dd.text_content().split()) for dd in told]
+        if t.slug not in OPTIONS:
+            assert not told, t.slug
+            continue
+        assert words == [f"cnn-lab train {OPTIONS[t.slug]}"]
+        assert told[0].cssselect("a")[0].get("href") == "../../lab/train/#options"
+        assert t.slug in named
 
 
 def test_the_site_has_its_files_for_machines(built_site: Path) -> None:

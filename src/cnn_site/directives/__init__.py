@@ -30,6 +30,7 @@ from .overview import (
     environments,
     latest,
     ledger,
+    options,
     order,
     prerequisites,
     processors,
@@ -48,7 +49,7 @@ DIRECTIVES: dict[str, Callable[[Page, list[str], Any], str]] = {
     for f in (
         technique, ran, numbers, recorded, across, bench, equivalence, approximation, corrections, cite, catalogue, cards, about, specimen, category, latest, counts, ledger,
         differences, environments, processors, skips, references, order, prerequisites,
-        needs, clone, changelog, intervals, curves, widget,
+        needs, clone, changelog, intervals, curves, widget, options,
     )
 }  # fmt: skip
 

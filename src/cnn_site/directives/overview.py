@@ -5,6 +5,7 @@ import json
 import re
 from typing import Any
 
+from cnn_lab.options import OPTIONS
 from cnn_site import CATEGORIES, ROOT, arcs, pages
 from cnn_site.fences import page_blocks
 from cnn_site.pages import SiteError, Technique
@@ -37,6 +38,18 @@ def catalogue(page: Page, arguments: list[str], settings: Any) -> str:
         written=_written(),
         elsewhere=_elsewhere(),
     )
+
+
+def options(page: Page, arguments: list[str], settings: Any) -> str:
+    """Which option of `cnn-lab train` is which technique, in the order of the command's own table."""
+    rows: dict[str, list[tuple[Technique, str]]] = {}
+    for slug, option in OPTIONS.items():
+        t, (name, _, value) = pages.technique(slug), option.partition(" ")
+        chosen = value == slug.partition("/")[2]  # one of several, by the page's name
+        rows.setdefault(name if chosen else option, []).append(
+            (t, value if chosen else "")
+        )
+    return fill("options", rows=rows, elsewhere=_elsewhere())
 
 
 def _written() -> dict[str, int]:

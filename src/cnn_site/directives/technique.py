@@ -8,6 +8,7 @@ from typing import Any
 
 from pybtex.database import Entry, Person
 
+from cnn_lab.options import OPTIONS
 from cnn_site import changes, citations, downloads, pages, reading, snake
 from cnn_site.fences import MODULES, imported
 from cnn_site.pages import SiteError
@@ -46,6 +47,7 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         builds_on=[pages.technique(s) for s in t.builds_on],
         through=reading.through(t),
         used_by=reading.used_by(t),
+        option=OPTIONS.get(t.slug, ""),
         cost=re.sub(
             r"\[\[=([^\]]+)\]\]",
             lambda m: inline_number(page, m[1])[0],
