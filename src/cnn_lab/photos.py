@@ -342,6 +342,8 @@ def read(path: str, size: int = 224) -> Tensor:
     except Image.DecompressionBombError as error:
         told = str(error).partition(", could")[0]
         raise BadData(f"{path} is too large: {told}; make it smaller") from None
+    except MemoryError:
+        raise
     except Exception as error:  # what Pillow raises differs between formats
         raise BadData(f"{path} is not an image that can be read: {error}") from None
 
