@@ -26,7 +26,7 @@ from .recipe import WHAT, Recipe, Settings, Strategy
 from .report import report
 from .saved import BEST, CONFIG, LAST
 from .sources import NAMES as DATA
-from .stop import Refused, Stopped
+from .stop import Refused, Stopped, one_line, out_of_memory
 from .train import rehearse
 from .train import train as carry_out
 
@@ -65,6 +65,10 @@ def main() -> None:
         _end(str(error), code)
     except EXPECTED as error:
         _end(_line(error), 1)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        _end(f"no memory is left ({one_line(error)}): free some, and try again", 1)
 
 
 def _line(error: BaseException | str) -> str:

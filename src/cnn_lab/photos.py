@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as T
@@ -26,6 +26,7 @@ TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation")
 TEST = ("test", "testing", *VALIDATION)  # the first that is there
 FIFTH = 1 / 5
+ORIENTATION = ExifTags.Base.Orientation
 
 
 # --- which files ---------------------------------------------------------------------
@@ -316,7 +317,11 @@ def read(path: str, size: int = 224) -> Tensor:
 
     Turned as its EXIF tag says. Transparent pixels are put on white. Of 16 bits the
     upper eight are taken, and whole numbers of 32 bits are read as 16; floating-point
-    numbers are read from 0 to 1. A JPEG much larger than `size` is decoded smaller.
+    numbers are read from 0 to 1.
+
+    Of an image whose shorter side is more than 16 times `size`, that side is made 8 to 16
+    times `size`: a JPEG is decoded smaller; any other is decoded whole, because Pillow
+    cannot otherwise, in up to 4 bytes a pixel, and then averaged over squares.
     """
     try:
         # Pillow warns of what is large, and refuses what is twice that.
@@ -325,12 +330,40 @@ def read(path: str, size: int = 224) -> Tensor:
             warnings.catch_warnings(action="ignore", category=large),
             Image.open(path) as file,
         ):
+            # A file with a name may be mapped, and Pillow 13 maps a TIFF that is to be
+            # turned by a quarter with rows of the wrong length.
+            file.filename = ""
             if min(file.size) > 16 * size:  # JPEG only, and at least that large
                 file.draft("RGB", (8 * size, 8 * size))
-            image = ImageOps.exif_transpose(file)
-            return T.pil_to_tensor(_colours(image))  # type: ignore[no-any-return]
+            image = _smaller(file, 8 * size)
+            image.getexif()[ORIENTATION] = file.getexif().get(ORIENTATION, 1)
+            ImageOps.exif_transpose(image, in_place=True)
+            return T.pil_to_tensor(image)  # type: ignore[no-any-return]
+    except Image.DecompressionBombError as error:
+        told = str(error).partition(", could")[0]
+        raise BadData(f"{path} is too large: {told}; make it smaller") from None
+    except MemoryError:
+        raise
     except Exception as error:  # what Pillow raises differs between formats
         raise BadData(f"{path} is not an image that can be read: {error}") from None
+
+
+def _smaller(image: Image.Image, side: int) -> Image.Image:
+    """An image as RGB, averaged over squares as long as its sides stay at least `side`.
+
+    Band by band, so that of the whole image there is one copy, the decoded one.
+    """
+    factor = min(image.size) // side
+    if factor < 2:
+        return _colours(image)
+    width, height = image.size
+    size = math.ceil(width / factor), math.ceil(height / factor)
+    small = Image.new("RGB", size)
+    rows = 16 * factor
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        small.paste(_colours(band).reduce(factor), (0, top // factor))
+    return small
 
 
 def _colours(image: Image.Image) -> Image.Image:
@@ -354,7 +387,7 @@ def _colours(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(ground, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def normalised(

@@ -90,7 +90,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 def out_of_memory(error: Exception) -> bool:
     on_cpu = "can't allocate memory" in str(error)
-    return on_cpu or isinstance(error, torch.OutOfMemoryError)
+    return on_cpu or isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
 
 def process_lost(error: Exception, processes: int) -> bool:

@@ -114,16 +114,21 @@ def train(
             if data.names is not None:
                 write_json(folder / PHOTOS, asdict(data.names))
         begun, seconds, work = run.step, -time.perf_counter(), -_processor_seconds()
+        learnt = False
         try:
             with stop_signals(accelerator) as stop_request:
                 _train_epochs(
                     run, recipe, data, folder, settings, accelerator, show, stop_request
                 )
+                learnt = True
                 row = _final_row(run, data, folder, accelerator, settings)
-        except (RuntimeError, *CONNECTION_LOST) as error:
+        except (RuntimeError, MemoryError, *CONNECTION_LOST) as error:
             if out_of_memory(error):
+                cure = "lower --batch-size or --size"
+                if learnt or run.untested is not None:  # testing has no such option
+                    cure = f"what was learnt is saved; free some, and {resume_hint(folder)}"
                 raise Refused(
-                    f"no memory is left ({one_line(error)}): lower --batch-size or --size"
+                    f"no memory is left ({one_line(error)}): {cure}"
                 ) from None
             if recipe.deterministic and "deterministic implementation" in str(error):
                 raise Refused(f"--deterministic: {one_line(error)}") from None

@@ -4,6 +4,8 @@ import json
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +48,15 @@ def recipe(folder: Path, **options: Any) -> Recipe:
 # --- pixels --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("ending", "mode"), [("png", "RGB"), ("tif", "RGB"), ("tif", "L")]
+)
 @pytest.mark.parametrize("tag", range(1, 9))
-def test_a_photo_is_turned_as_its_exif_tag_says(tag: int, tmp_path: Path) -> None:
-    upright = Image.fromarray(
-        np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    )
+def test_a_photo_is_turned_as_its_exif_tag_says(
+    tag: int, ending: str, mode: str, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    upright = Image.fromarray(pixels).convert(mode)
     # How a camera that was held so stores it: the inverse of what the tag asks for.
     stored = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -64,9 +70,9 @@ def test_a_photo_is_turned_as_its_exif_tag_says(tag: int, tmp_path: Path) -> Non
     exif = Image.Exif()
     exif[0x0112] = tag
     turned = upright.transpose(stored[tag]) if tag in stored else upright
-    turned.save(tmp_path / "a.png", exif=exif)
-    found = read(str(tmp_path / "a.png")).permute(1, 2, 0).numpy()
-    assert np.array_equal(found, np.asarray(upright))
+    turned.save(tmp_path / f"a.{ending}", exif=exif)
+    found = read(str(tmp_path / f"a.{ending}")).permute(1, 2, 0).numpy()
+    assert np.array_equal(found, np.asarray(upright.convert("RGB")))
 
 
 RAMP = np.linspace(0, 1, 4096, dtype=np.float32).reshape(64, 64)
@@ -141,6 +147,68 @@ def test_a_large_jpeg_is_decoded_smaller(tmp_path: Path) -> None:
     assert (small[:, 0, 0].int() - whole[:, 0, 0].int()).abs().max() <= 2
 
 
+def in_mode(mode: str, width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 4), np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize("tag", [1, 6])
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        *[(mode, "png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")],
+        *[("RGB", "tif"), ("CMYK", "tif"), ("RGB", "webp")],
+    ],
+)
+def test_a_large_image_is_averaged_over_squares(
+    mode: str, ending: str, tag: int, tmp_path: Path
+) -> None:
+    path, exif = str(tmp_path / f"a.{ending}"), Image.Exif()
+    exif[0x0112] = tag
+    options = {"lossless": True} if ending == "webp" else {}
+    in_mode(mode, 199, 130).save(path, exif=exif, **options)
+    whole = read(path, 65)  # of 130 twice that is not more than 16 times
+    assert whole.shape == ((3, 130, 199) if tag == 1 else (3, 199, 130))
+    small = read(path, 8)  # squares of 130 // 64 = 2
+    assert small.shape == ((3, 65, 100) if tag == 1 else (3, 100, 65))
+    inner = whole if tag == 1 else whole.rot90(1, (1, 2))  # as it is stored
+    found = small if tag == 1 else small.rot90(1, (1, 2))
+    squares = inner[:, :, :198].unfold(1, 2, 2).unfold(2, 2, 2).float().mean((3, 4))
+    assert (found[:, :, :99].float() - squares).abs().max() <= 0.5
+    edge = inner[:, :, 198].unfold(1, 2, 2).float().mean(2)
+    assert (found[:, :, 99].float() - edge).abs().max() <= 0.5
+
+
+PEAK = """
+import re, sys
+from cnn_lab.photos import read
+def peak():
+    with open("/proc/self/status") as file:
+        return int(re.search(r"VmHWM:\\s+(\\d+) kB", file.read())[1]) * 1024
+before = peak()
+shape = tuple(read(sys.argv[1], 64).shape)
+print(shape, peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_of_a_large_image_there_is_one_copy(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new(mode, (6000, 6000), (9, 99, 199, 99)[: len(mode)]).save(path)
+    made = subprocess.run(  # the peak of this process is that of all tests before
+        [sys.executable, "-c", PEAK, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shape, _, used = made.stdout.strip().rpartition(" ")
+    assert shape == "(3, 546, 546)"  # squares of 6000 // 512 = 11
+    assert 3 < int(used) / 6000**2 < 5.5, "4 bytes a pixel, and the bands"
+
+
 def test_an_image_too_large_for_any_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +216,9 @@ def test_an_image_too_large_for_any_memory_is_refused(
     Image.new("L", (15, 9)).save(tmp_path / "large.png")
     Image.new("L", (500, 9)).save(tmp_path / "huge.png")
     assert read(str(tmp_path / "large.png")).shape == (3, 9, 15)  # without a warning
-    told = r"huge\.png .*4500 pixels.* limit of 200 pixels"
+    told = (
+        r"huge\.png is too large: .*4500 pixels.* limit of 200 pixels; make it smaller"
+    )
     with pytest.raises(BadData, match=told):
         read(str(tmp_path / "huge.png"))
 

@@ -28,7 +28,7 @@ import cnn_lab.cli
 from cnn_lab import checkpoint
 from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.fit import BadData
-from cnn_lab.photos import InputFormat
+from cnn_lab.photos import InputFormat, read
 from cnn_lab.recipe import Recipe, Settings
 from cnn_lab.saved import CONFIG, LAST, RESULT
 from cnn_lab.scores import accuracies
@@ -525,8 +525,9 @@ def test_a_lack_of_memory_says_what_to_lower(
     [
         torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError("Unable to allocate 2 GiB for an array"),
     ],
-    ids=["GPU", "CPU"],
+    ids=["GPU", "CPU", "Python"],
 )
 @pytest.mark.parametrize("validate", [0.0, 0.2])
 def test_a_lack_of_memory_while_testing_loses_nothing(
@@ -544,12 +545,61 @@ def test_a_lack_of_memory_while_testing_loses_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr("cnn_lab.train.accuracies", too_much)
-        with pytest.raises(Refused, match=r"no memory .* --size$"):
+        told = (
+            "no memory is left .*: what was learnt is saved; .* cnn-lab train --resume"
+        )
+        with pytest.raises(Refused, match=told):
             train(recipe, run)
     assert checkpoint.load(run / LAST)["done"] == steps
     assert train(recipe, run, resume=True)["steps"] == 0  # nothing is learnt again
     for path in (tmp_path / "whole").glob("*.safetensors"):
         assert (run / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("no more")])
+def test_a_lack_of_memory_while_evaluating_is_one_line(
+    error: Exception,
+    yard: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def too_much(*given: Any, **options: Any) -> None:
+        raise error
+
+    before = contents(yard)
+    monkeypatch.setattr("cnn_lab.evaluate.scores", too_much)
+    monkeypatch.setattr(sys, "argv", ["cnn-lab", "evaluate", str(yard / "ended")])
+    with pytest.raises(SystemExit) as ended:
+        cnn_lab.cli.main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told == f"cnn-lab: no memory is left ({error}): free some, and try again\n"
+    assert contents(yard) == before
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(
+    yard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any, **options: Any) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("cnn_lab.evaluate.scores", fails)
+    monkeypatch.setattr(sys, "argv", ["cnn-lab", "evaluate", str(yard / "ended")])
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cnn_lab.cli.main()
+
+
+def test_a_photo_for_which_there_is_no_memory_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*given: Any, **options: Any) -> None:
+        raise MemoryError
+
+    photo = next(photos(tmp_path / "photos").rglob("*.jpg"))
+    monkeypatch.setattr(Image.Image, "convert", too_much)
+    monkeypatch.setattr("cnn_lab.photos.T.pil_to_tensor", too_much)
+    with pytest.raises(MemoryError):
+        read(str(photo))
 
 
 def test_an_ended_run_is_not_made_again(yard: Path) -> None:
