@@ -1,5 +1,9 @@
 """How a network is fed and what it is told."""
 
+from .augmix import AugMix as AugMix
+from .augmix import AugMixDraw as AugMixDraw
+from .augmix import jensen_shannon as jensen_shannon
+from .augmix import jsd_cross_entropy as jsd_cross_entropy
 from .autoaugment import AutoAugment as AutoAugment
 from .basic_augmentation import BasicAugmentation as BasicAugmentation
 from .basic_augmentation import crop_images as crop_images
