@@ -9,7 +9,6 @@ each image; k chains, m the share of the image itself.
 # --8<-- [start:imports]
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -41,9 +40,12 @@ _AUGMIX_MOVES: dict[str, Callable[[float, int, int], Rows]] = {
 }
 
 
-def _augmix_move(name: str, image: Tensor, magnitude: float) -> Tensor:
-    height, width = image.shape[-2:]
-    return warp(image, _AUGMIX_MOVES[name](magnitude, height, width), "bilinear")
+def _augmix_move(name: str) -> Callable[[Tensor, float], Tensor]:
+    def move(image: Tensor, magnitude: float) -> Tensor:
+        height, width = image.shape[-2:]
+        return warp(image, _AUGMIX_MOVES[name](magnitude, height, width), "bilinear")
+
+    return move
 
 
 class AugMixDraw(NamedTuple):
@@ -103,7 +105,7 @@ class AugMix:
             10, shear=0.3, shift=shift, angle=30.0, change=0.9, bits=4
         )
         for name in _AUGMIX_MOVES:
-            table[name] = table[name]._replace(function=partial(_augmix_move, name))
+            table[name] = table[name]._replace(function=_augmix_move(name))
         kept = table["Posterize"].magnitudes
         assert kept is not None
         table["Posterize"] = table["Posterize"]._replace(magnitudes=kept - 4)
