@@ -17,7 +17,6 @@ from cnn_lab import bench, fit
 from cnn_site.bench import (
     arguments,
     beside_the_baseline,
-    cost_beside_the_baseline,
     time_beside_the_baseline,
 )
 from cnn_site.equivalence import FLOAT32_BOUND, difference
@@ -226,12 +225,13 @@ def test_a_rate_that_was_set_is_the_share_that_is_dropped() -> None:
 
 def test_what_each_stage_of_efficientnet_v2_s_costs(evidence) -> None:
     rows = {}
-    stages = plan_of("S").stages
-    for number, stage in enumerate(stages, 1):
-        with torch.device("meta"):
-            cost = model_cost(
-                efficientnet_v2_s().train(), torch.empty(2, 3, stage.size, stage.size)
-            )
+    with torch.device("meta"):
+        network = efficientnet_v2_s().train()
+        costs = [
+            model_cost(network, torch.empty(2, 3, stage.size, stage.size))
+            for stage in plan_of("S").stages
+        ]
+    for number, (stage, cost) in enumerate(zip(plan_of("S").stages, costs, strict=True), 1):  # fmt: skip
         rows[f"stage_{number}"] = {
             "name": f"{number}",
             "size": stage.size,
@@ -361,8 +361,16 @@ def test_a_stage_without_regularisation_is_the_plain_loss_of_the_smaller_images(
     torch.testing.assert_close(loss, expected)
 
 
-def test_cost_on_the_bench(evidence) -> None:
-    evidence.computed("bench", cost_beside_the_baseline(bench_arm, ARMS))
+def test_how_many_macs_the_sizes_of_the_bench_save(evidence) -> None:
+    with torch.device("meta"):
+        network = bench.network().train()
+        macs = [
+            model_cost(network, torch.empty(2, 1, stage.size, stage.size)).macs
+            for stage in bench_plan("sizes").stages
+        ]
+    saved = 1 - sum(macs) / (len(macs) * macs[-1])
+    assert 0.2 < saved < 0.5
+    evidence.computed("saved_on_the_bench", {"macs": saved})
 
 
 @pytest.mark.record

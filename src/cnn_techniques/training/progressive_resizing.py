@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -99,7 +100,7 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
     Raises: TypeError for images that are not floating point; ValueError for another
         shape or a size below 1.
     """
-    if not images.is_floating_point():
+    if not torch.is_floating_point(images):
         raise TypeError(f"expected floating-point images, got {images.dtype}")
     if images.ndim != 4 or images.numel() == 0 or size < 1:
         raise ValueError(
