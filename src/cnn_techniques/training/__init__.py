@@ -1,5 +1,9 @@
 """How a network is fed and what it is told."""
 
+from .augmix import AugMix as AugMix
+from .augmix import AugMixDraw as AugMixDraw
+from .augmix import jensen_shannon as jensen_shannon
+from .augmix import jsd_cross_entropy as jsd_cross_entropy
 from .autoaugment import AutoAugment as AutoAugment
 from .basic_augmentation import BasicAugmentation as BasicAugmentation
 from .basic_augmentation import crop_images as crop_images
@@ -43,6 +47,10 @@ from .label_smoothing import smoothed_cross_entropy as smoothed_cross_entropy
 from .mixup import Mixup as Mixup
 from .mixup import mixup_batch as mixup_batch
 from .one_cycle import OneCycle as OneCycle
+from .progressive_resizing import ProgressiveLearning as ProgressiveLearning
+from .progressive_resizing import ProgressiveStage as ProgressiveStage
+from .progressive_resizing import resize_batch as resize_batch
+from .progressive_resizing import set_dropout as set_dropout
 from .randaugment import RandAugment as RandAugment
 from .reduce_on_plateau import ReduceOnPlateau as ReduceOnPlateau
 from .step_decay import MultiStepDecay as MultiStepDecay
