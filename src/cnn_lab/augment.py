@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from cnn_techniques.training import (
+    AugMix,
     AutoAugment,
     RandAugment,
     TrivialAugment,
@@ -110,7 +110,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     options.Augmentation.autoaugment: per_image(AutoAugment()),
     options.Augmentation.randaugment: per_image(RandAugment()),
     options.Augmentation.trivialaugment: per_image(TrivialAugment()),
-    options.Augmentation.augmix: per_image(v2.AugMix()),  # has no page yet
+    options.Augmentation.augmix: per_image(AugMix()),
 }
 
 

@@ -141,7 +141,7 @@ def test_every_centre_of_cutout_is_as_likely_as_every_other() -> None:
         ("autoaugment", AutoAugment()),
         ("randaugment", RandAugment()),
         ("trivialaugment", TrivialAugment()),
-        ("augmix", v2.AugMix()),
+        ("augmix", v2.AugMix(all_ops=False)),
     ],
 )
 def test_a_transform_of_a_page_gives_what_it_gives_under_the_seed(
