@@ -1,10 +1,10 @@
-"""Domain adaptation: features of labelled images and of unlabelled ones from elsewhere are made alike.
+"""Domain adaptation: features of labelled images and of unlabelled ones are made alike.
 
-Sources: Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17(59), 2016,
-arXiv:1505.07818 (DANN). Sun and Saenko, "Deep CORAL: Correlation Alignment for Deep Domain
-Adaptation", ECCV Workshops 2016, arXiv:1607.01719 (CORAL).
+Source: Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17(59),
+2016, arXiv:1505.07818 (DANN); Sun and Saenko, "Deep CORAL: Correlation Alignment for
+Deep Domain Adaptation", ECCV Workshops 2016, arXiv:1607.01719 (CORAL).
 Legend: S the source (images with labels), T the target (without), N_S and N_T images,
-d features, lambda the weight of the domain term, p the share of the training that is done.
+d features, lambda the weight of the domain term, p the share of the training done.
 """
 
 # --8<-- [start:imports]
@@ -55,10 +55,10 @@ def reversal_factor(p: float, gamma: float = 10.0) -> float:
 def domain_adversarial_loss(
     source: Tensor, target: Tensor, classifier: nn.Module, factor: float
 ) -> Tensor:
-    """How badly a classifier tells the domains apart, from features that work against it.
+    """The loss of a classifier of domains; the features are trained to raise it.
 
-    The classifier is trained to tell them apart; the gradient that reaches the features is
-    reversed, so that they become harder to tell apart.
+    The classifier learns to tell source from target; the gradient that reaches the
+    features is reversed, so that the domains become harder to tell apart.
 
     Args:
         source: (N_S, d), features of source images.
@@ -66,7 +66,8 @@ def domain_adversarial_loss(
         classifier: from (N, d) to (N, 1), the logit of "from the target".
         factor: lambda, 0 or above; at 0 the classifier learns and the features do not.
 
-    Shape: (N_S, d), (N_T, d) -> a scalar, in which both domains weigh the same.
+    Shape: (N_S, d), (N_T, d) -> a scalar, the mean of both domains' mean losses
+    (equation 10 of the paper adds them).
     Raises: ValueError for other shapes or a negative factor.
     """
     _check_domain_adaptation(source, target, least=1)
@@ -78,7 +79,8 @@ def domain_adversarial_loss(
     # --8<-- [end:adversarial]
     if logits.shape != (len(features), 1):
         raise ValueError(
-            f"expected logits ({len(features)}, 1) of the classifier, got {tuple(logits.shape)}"
+            f"expected logits ({len(features)}, 1) of the classifier, "
+            f"got {tuple(logits.shape)}"
         )
     # --8<-- [start:domains]
     of_source, of_target = logits.split([len(source), len(target)])
@@ -108,7 +110,7 @@ def coral_loss(source: Tensor, target: Tensor) -> Tensor:
 
 
 def covariance(features: Tensor) -> Tensor:
-    """Of the columns: (N, d) -> (d, d)."""
+    """The covariance of the columns, over N - 1: (N, d) -> (d, d)."""
     # --8<-- [start:covariance]
     centred = features - features.mean(dim=0)  # (N, d)
     return centred.T @ centred / (len(features) - 1)
