@@ -22,6 +22,11 @@ from .cutout import Cutout as Cutout
 from .cutout import RandomErasing as RandomErasing
 from .cutout import erase_boxes as erase_boxes
 from .cutout import erasing_size as erasing_size
+from .domain_adaptation import ReverseGradient as ReverseGradient
+from .domain_adaptation import coral_loss as coral_loss
+from .domain_adaptation import covariance as covariance
+from .domain_adaptation import domain_adversarial_loss as domain_adversarial_loss
+from .domain_adaptation import reversal_factor as reversal_factor
 from .dropblock import DropBlock as DropBlock
 from .dropblock import centre_rate as centre_rate
 from .dropblock import drop_blocks as drop_blocks
