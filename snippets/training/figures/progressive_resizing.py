@@ -4,33 +4,35 @@ from cnn_site.figures.plots import STYLE, plot_svg
 from cnn_techniques.training import ProgressiveLearning
 
 EPOCHS = 350
-plan = ProgressiveLearning(
-    EPOCHS, (128, 300), {"dropout": (0.1, 0.3), "RandAugment": (5, 15)}
-)
+plan = ProgressiveLearning(EPOCHS, (128, 300), {"dropout": (0.1, 0.3)})
 stages = [plan.at(epoch) for epoch in range(EPOCHS)]
 
 with plt.rc_context(STYLE):
     fig, (above, below) = plt.subplots(2, 1, sharex=True)
-    above.plot([stage.size for stage in stages], label="size, pixels")
-    above.set(ylim=(90, 340), yticks=[stage.size for stage in plan.stages])
+    above.plot(
+        [stage.size for stage in stages], label="size, pixels", drawstyle="steps-post"
+    )
+    above.set(ylim=(90, 370), yticks=[stage.size for stage in plan.stages])
     above.legend(loc="upper left")
-    for name, style in (("dropout", "-"), ("RandAugment", "--")):
-        start, end = stages[0].strengths[name], stages[-1].strengths[name]
-        shown = f"{name}, {start:g} to {end:g}"
-        values = [(s.strengths[name] - start) / (end - start) for s in stages]
-        below.plot(values, style, label=shown)
+    dropout = [stage.strengths["dropout"] for stage in stages]
+    below.plot(
+        dropout,
+        label="dropout; RandAugment 5 to 15 likewise",
+        color="C1",
+        drawstyle="steps-post",
+    )
     below.set(
         xlabel="epoch",
         xlim=(0, EPOCHS),
-        ylim=(-0.15, 1.6),
-        yticks=(0, 1),
-        yticklabels=("weakest", "strongest"),
+        ylim=(0.05, 0.43),
+        yticks=[stage.strengths["dropout"] for stage in plan.stages],
+        yticklabels=[f"{s.strengths['dropout']:.2f}" for s in plan.stages],
     )
     below.legend(loc="upper left")
     svg = plot_svg(
         fig,
         "progressive-resizing",
-        "Image size, dropout and RandAugment over the 350 epochs of EfficientNetV2-S",
+        "Image size and dropout over the 350 epochs of EfficientNetV2-S",
         "Two plots of four stairs each. Above, the size of the images: 128, 185, 243, then 300 pixels. "
-        "Below, dropout from 0.1 to 0.3 and RandAugment from 5 to 15, which rise at the same epochs.",
+        "Below, dropout from 0.1 to 0.3, which rises at the same epochs.",
     )

@@ -212,7 +212,7 @@ def jsd_cross_entropy(
             f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     # --8<-- [start:loss]
-    by_view = logits.unflatten(0, (views, n))  # (V, N, K)
+    by_view = logits.reshape(views, n, -1)  # (V, N, K)
     clean = F.cross_entropy(by_view[0], labels)
     return clean + weight * jensen_shannon(by_view)
     # --8<-- [end:loss]
