@@ -18,8 +18,8 @@ PLANNED = {
     "network": "segmentation/fcn",
     "detector": "detection/yolov8",
     "optimizer": "compression/iterative-pruning",
-    "schedule": "training/progressive-resizing",
-    "transform": "training/satellite-augmentation",
+    "schedule": "compression/structured-pruning",
+    "transform": "segmentation/pspnet",
     "loss": "detection/task-aligned-assignment",
     "metric": "evaluation/roc-auc",
     "compression": "compression/unstructured-pruning",
@@ -102,7 +102,7 @@ def test_lists_get_a_page_once() -> None:
     api = (ROOT / "docs/api/attention.md").read_text("utf-8")
     assert new.described(api, t) == api
     planned = pages.technique(PLANNED["schedule"])
-    assert "::: cnn_techniques.training.progressive_resizing\n" in new.described(
+    assert "::: cnn_techniques.compression.structured_pruning\n" in new.described(
         api, planned
     )
 
