@@ -1,7 +1,7 @@
-"""Feature extraction: a trained network is frozen, and a new head learns from its outputs.
+"""Feature extraction: a trained network is frozen, a new head learns from its outputs.
 
-Source: Donahue et al., "DeCAF: A Deep Convolutional Activation Feature for Generic Visual
-Recognition", ICML 2014, arXiv:1310.1531.
+Source: Donahue et al., "DeCAF: A Deep Convolutional Activation Feature for Generic
+Visual Recognition", ICML 2014, arXiv:1310.1531.
 Legend: N images, D features per image, K classes.
 """
 
@@ -19,8 +19,8 @@ def freeze(module: nn.Module) -> nn.Module:
     """Stop all learning of a module, in place, and return it.
 
     Its parameters get no gradient and lose the one they have, which an optimizer would
-    still follow. Evaluation mode makes batch norms use and keep the statistics that they
-    have, and turns dropout off; it lasts until somebody calls `train()`.
+    still follow. Evaluation mode makes batch norms use and keep the statistics that
+    they have, and turns dropout off; it lasts until somebody calls `train()`.
     """
     # --8<-- [start:freeze]
     module.requires_grad_(False)

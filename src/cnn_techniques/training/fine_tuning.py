@@ -1,7 +1,7 @@
-"""Fine-tuning in parts: lower learning rates towards the image, and one part more each epoch.
+"""Fine-tuning in parts: lower rates towards the image, and one part more each epoch.
 
-Source: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification",
-ACL 2018, arXiv:1801.06146, sections 3.2 (rates) and 3.3 (unfreezing).
+Source: Howard and Ruder, "Universal Language Model Fine-tuning for Text
+Classification", ACL 2018, arXiv:1801.06146, sections 3.2 (rates) and 3.3 (unfreezing).
 Legend: L parts of a network; part l has depth l, from 1 at the image to L, the head.
 """
 
@@ -9,9 +9,9 @@ Legend: L parts of a network; part l has depth l, from 1 at the image to L, the 
 from collections.abc import Sequence
 from typing import Any
 
+# --8<-- [end:imports]
 from torch import nn
 
-# --8<-- [end:imports]
 from .feature_extraction import freeze
 
 
@@ -22,18 +22,19 @@ def layer_groups(
     learning_rate: float,
     decay: float = 1 / 2.6,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: each part's rate is the next part's times `decay`.
+    """Parameter groups for an optimizer: a part has the next part's rate times `decay`.
 
     Args:
         model: the whole network.
-        parts: its modules from the image to the head; several that belong together stand
-            in an `nn.ModuleList`.
+        parts: its modules from the image to the head; several that belong together
+            stand in an `nn.ModuleList`.
         learning_rate: eta of the last part, the head.
         decay: from above 0 to 1 (one rate for all); 1 / 2.6 in the paper.
 
     Returns a dict for each part, with "params" and "lr".
-    Raises: ValueError for a rate or decay out of range, a parameter of the model that is in
-    no part, in two, or frozen, and a part that has none: `train_last` freezes later.
+    Raises: ValueError for a rate or decay out of range, a parameter of the model that
+    is in no part, in two, or frozen (`train_last` freezes later), one of another model,
+    and a part that has none.
     """
     if not learning_rate > 0 or not 0 < decay <= 1:
         given = f"{learning_rate=}, {decay=}"
@@ -62,8 +63,8 @@ def train_last(
 ) -> None:
     """Make a network ready for an epoch that trains its last parts; freeze the others.
 
-    Stands in place of `model.train()` before each epoch. What is in no part stays frozen
-    and in evaluation mode: a dropout belongs to the part after it.
+    Stands in place of `model.train()` before each epoch. What is in no part stays
+    frozen and in evaluation mode: a dropout belongs to the part after it.
 
     Args:
         parts: as for `layer_groups`.
