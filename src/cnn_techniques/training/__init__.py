@@ -30,6 +30,11 @@ from .domain_adaptation import reversal_factor as reversal_factor
 from .dropblock import DropBlock as DropBlock
 from .dropblock import centre_rate as centre_rate
 from .dropblock import drop_blocks as drop_blocks
+from .feature_extraction import FrozenBackbone as FrozenBackbone
+from .feature_extraction import extract_features as extract_features
+from .feature_extraction import freeze as freeze
+from .fine_tuning import layer_groups as layer_groups
+from .fine_tuning import train_last as train_last
 from .image_operations import ImageOperation as ImageOperation
 from .image_operations import auto_contrast as auto_contrast
 from .image_operations import change_brightness as change_brightness
