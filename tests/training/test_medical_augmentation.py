@@ -143,7 +143,7 @@ def test_integers_are_within_one_level_of_scipys() -> None:
 
 def in_torchvisions_units(drawn: Tensor) -> Tensor:
     """Half an image is 1 there: (2, H, W) in pixels -> (1, H, W, 2)."""
-    scale = torch.tensor([2 / W, 2 / H]).to(drawn)
+    scale = torch.tensor([2 / W, 2 / H], dtype=drawn.dtype)
     return (drawn.permute(1, 2, 0) * scale)[None]
 
 

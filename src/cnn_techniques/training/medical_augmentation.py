@@ -27,7 +27,7 @@ def elastic_displacement(noise: Tensor, alpha: float, sigma: float) -> Tensor:
     """Blur noise to a smooth field of displacements.
 
     Args:
-        noise: (N, 2, H + 2r, W + 2r), even from -1 to 1, with r = elastic_radius(sigma).
+        noise: (N, 2, H + 2r, W + 2r), even from -1 to 1; r is elastic_radius(sigma).
         alpha: the blurred noise is multiplied by it.
         sigma: standard deviation of the Gaussian, in pixels.
 
@@ -121,8 +121,8 @@ class MedicalAugmentation:
 
     Shape: (N, C, H, W) and masks (N, H, W) -> the same; without masks None.
     Random numbers: torch's global generator on the CPU, on any device of the images.
-    Raises: ValueError for a value out of range or another shape, TypeError for masks that
-        are floating point.
+    Raises: ValueError for a value out of range or another shape; TypeError for masks of
+        floating-point numbers.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class MedicalAugmentation:
 
     # --8<-- [start:draw]
     def draw(self, n: int, height: int, width: int) -> dict[str, Tensor]:
-        """The displacement of each image, (N, 2, H, W), and three numbers, (N,) each."""
+        """For each image its displacement, (N, 2, H, W), and three numbers, (N,)."""
         r, c, b = elastic_radius(self.sigma), self.contrast, self.brightness
         noise = torch.rand(n, 2, height + 2 * r, width + 2 * r) * 2 - 1
         bend = math.log(self.gamma)

@@ -35,8 +35,8 @@ def apply_symmetry(images: Tensor, symmetry: Tensor) -> Tensor:
         images: (N, ..., H, W), of any type and with any number of bands.
         symmetry: (N, 3), bool: transposed, rows reversed, columns reversed.
 
-    Raises: TypeError for a symmetry that is not bool; ValueError for another shape, or a
-        transposed image that is not square.
+    Raises: TypeError for a symmetry that is not bool; ValueError for another shape, or
+        a transposed image that is not square.
     """
     if symmetry.dtype != torch.bool:
         raise TypeError(f"expected a symmetry of bools, got {symmetry.dtype}")
@@ -104,7 +104,7 @@ def inverse_symmetry(symmetry: Tensor) -> Tensor:
 
 
 class SatelliteAugmentation:
-    """Give every image of a batch a symmetry of its own, and its mask and boxes the same.
+    """Give every image of a batch its own symmetry, and its mask and boxes the same.
 
     Square images get one of eight, others one of the four that keep their shape.
 
@@ -126,7 +126,7 @@ class SatelliteAugmentation:
 
     # --8<-- [start:draw]
     def draw(self, n: int, square: bool = True) -> Tensor:
-        """Three fair coins for each image, (N, 3); the first is left out if not square."""
+        """Three fair coins for each image, (N, 3); none to transpose a rectangle."""
         coins = torch.rand(n, 3) < 0.5
         return coins & torch.tensor([square, True, True])
 
