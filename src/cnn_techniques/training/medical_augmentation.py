@@ -27,7 +27,7 @@ def elastic_displacement(noise: Tensor, alpha: float, sigma: float) -> Tensor:
     """Blur noise to a smooth field of displacements.
 
     Args:
-        noise: (N, 2, H + 2r, W + 2r), even from -1 to 1; r is elastic_radius(sigma).
+        noise: (N, 2, H + 2r, W + 2r), uniform, -1 to 1; r is elastic_radius(sigma).
         alpha: the blurred noise is multiplied by it.
         sigma: standard deviation of the Gaussian, in pixels.
 
@@ -51,7 +51,8 @@ def deform_images(
     """Read each pixel from where its displacement points.
 
     Args:
-        images: (N, C, H, W), floating point or integers up to 2^24.
+        images: (N, C, H, W), float32, float64 or integers up to 2^24; half precision
+            is too coarse for coordinates.
         displacement: (N, 2, H, W), to the right and down, in pixels.
         nearest: take the nearest pixel, for masks; else the four around are blended.
         fill: value of what is outside the image.
@@ -89,7 +90,8 @@ def change_intensity(
         contrast: factor of the distance from the mean.
         brightness: is added, as a share of the image's range.
 
-    Floating-point values are not cut off; integers are rounded and kept from 0 to 255.
+    Floating-point values are not cut off; integers are rounded and kept from 0 to 255:
+    convert scans of 16 bits to float32 first.
     """
     x = _medical_floats(images)
     g, c, b = (
@@ -113,13 +115,15 @@ class MedicalAugmentation:
     Args:
         alpha: factor of the displacements; 0 leaves every pixel where it is.
         sigma: smoothness of the displacements, in pixels.
-        gamma: an exponent is drawn from 1 / gamma to gamma, evenly in its logarithm.
+        gamma: an exponent is drawn from 1 / gamma to gamma, uniformly in its logarithm.
         contrast: c, a factor is drawn from 1 - c to 1 + c.
-        brightness: up to so much of the image's range is added or taken away.
+        brightness: up to this share of the image's range is added or subtracted.
         fill: value of image pixels that come in from outside.
         mask_fill: class of mask pixels that come in from outside.
 
     Shape: (N, C, H, W) and masks (N, H, W) -> the same; without masks None.
+    Types: images of float32 or float64; integers other than uint8 only without changed
+        values, and masks of integers.
     Random numbers: torch's global generator on the CPU, on any device of the images.
     Raises: ValueError for a value out of range or another shape; TypeError for masks of
         floating-point numbers.

@@ -61,7 +61,8 @@ def symmetry_boxes(boxes: Tensor, symmetry: Tensor, height: int, width: int) -> 
     """Where the boxes of each image are after `apply_symmetry`.
 
     Args:
-        boxes: (N, K, 4), left, top, right and bottom edge, in pixels.
+        boxes: (N, K, 4), left, top, right and bottom edge, in pixels; the pixel in
+            column k lies between the edges k and k + 1.
         symmetry: (N, 3), bool.
         height: of the images.
         width: of the images.
@@ -77,7 +78,10 @@ def symmetry_boxes(boxes: Tensor, symmetry: Tensor, height: int, width: int) -> 
 
 
 def symmetry_vectors(vectors: Tensor, symmetry: Tensor) -> Tensor:
-    """Move two bands (N, 2, H, W) and turn what they hold: to the right, and down."""
+    """Move two bands (N, 2, H, W) and turn what they hold: to the right, and down.
+
+    Of a signed type, in one unit; a component to the north is that down, negated.
+    """
     moved = apply_symmetry(vectors, symmetry)
     # --8<-- [start:vectors]
     transposed, rows, columns = (s.view(-1, 1, 1) for s in symmetry.unbind(1))
@@ -109,7 +113,7 @@ class SatelliteAugmentation:
     Square images get one of eight, others one of the four that keep their shape.
 
     Args:
-        vectors: pairs of bands that hold a direction, to the right and down.
+        vectors: pairs of bands that hold a direction, to the right and down, signed.
 
     Shape: (N, C, H, W), masks (N, H, W), boxes (N, K, 4) -> the same; None stays None.
     Random numbers: torch's global generator on the CPU, on any device of the images.
