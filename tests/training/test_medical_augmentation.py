@@ -423,6 +423,22 @@ def test_images_and_masks_that_do_not_fit_are_refused() -> None:
         deform_images(images, torch.zeros(3, 2, W, H))
 
 
+def test_a_scan_of_16_bits_keeps_its_values_below_zero_and_above_255() -> None:
+    torch.manual_seed(0)
+    scan = torch.randint(-1000, 1000, (2, 1, 8, 8), dtype=torch.int16)
+    one, zero = torch.ones(2), torch.zeros(2)
+    assert torch.equal(change_intensity(scan, one, one, zero), scan)
+    far = change_intensity(scan, one, 100 * one, zero)
+    assert far.dtype == torch.int16
+    assert (far.min(), far.max()) == (-(2**15), 2**15 - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=f"float32, float64 or integers, got {dtype}"):
+        MedicalAugmentation()(torch.zeros(2, 1, 8, 8, dtype=dtype))
+
+
 # ---------------------------------------------------------------- the bench
 
 

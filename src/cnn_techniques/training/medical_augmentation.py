@@ -57,7 +57,7 @@ def deform_images(
         nearest: take the nearest pixel, for masks; else the four around are blended.
         fill: value of what is outside the image.
 
-    Raises: ValueError for another shape.
+    Raises: ValueError for another shape; TypeError for half precision.
     """
     n, _, h, w = images.shape
     if displacement.shape != (n, 2, h, w):
@@ -77,6 +77,8 @@ def deform_images(
 
 
 def _medical_floats(images: Tensor) -> Tensor:
+    if images.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(f"expected float32, float64 or integers, got {images.dtype}")
     return images if images.is_floating_point() else images.float()
 
 
@@ -90,8 +92,9 @@ def change_intensity(
         contrast: factor of the distance from the mean.
         brightness: is added, as a share of the image's range.
 
-    Floating-point values are not cut off; integers are rounded and kept from 0 to 255:
-    convert scans of 16 bits to float32 first.
+    Floating-point values are not cut off; integers are rounded, and kept within what
+    their type holds.
+    Raises: TypeError for half precision.
     """
     x = _medical_floats(images)
     g, c, b = (
@@ -105,8 +108,10 @@ def change_intensity(
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     x = mean + c * (x - mean) + b * span
     # --8<-- [end:intensity]
-    whole = not images.is_floating_point()
-    return x.round().clamp(0, 255).to(images.dtype) if whole else x
+    if images.is_floating_point():
+        return x
+    most = torch.iinfo(images.dtype)
+    return x.round().clamp(most.min, most.max).to(images.dtype)
 
 
 class MedicalAugmentation:
