@@ -35,8 +35,8 @@ def apply_symmetry(images: Tensor, symmetry: Tensor) -> Tensor:
         images: (N, ..., H, W), of any type and with any number of bands.
         symmetry: (N, 3), bool: transposed, rows reversed, columns reversed.
 
-    Raises: TypeError for a symmetry that is not bool; ValueError for another shape, or a
-    transposed image that is not square.
+    Raises: TypeError for a symmetry that is not bool; ValueError for another shape and
+    for a transposed image that is not square.
     """
     if symmetry.dtype != torch.bool:
         raise TypeError(f"expected a symmetry of bools, got {symmetry.dtype}")
