@@ -76,6 +76,7 @@ FORBIDDEN: dict[str, list[str]] = {
     "training/step-decay": ["StepLR", "MultiStepLR"],
     "training/warmup": ["LinearLR", "SequentialLR"],
     "training/label-smoothing": ["label_smoothing="],
+    "training/satellite-augmentation": ["rot90"],
     "training/weight-ema": ["swa_utils", "AveragedModel"],
     "optimization/batch-normalization": [
         "nn.BatchNorm2d",

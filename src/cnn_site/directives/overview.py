@@ -18,8 +18,6 @@ from .stamps import copy_block, stamp
 
 # Planned techniques that the lab has already, without a page of their own.
 ELSEWHERE = {
-    "training/feature-extraction": "lab/transfer.md",
-    "training/fine-tuning": "lab/transfer.md",
     "compression/onnx-export": "lab/evaluate-and-export.md",
 }
 

@@ -30,6 +30,11 @@ from .domain_adaptation import reversal_factor as reversal_factor
 from .dropblock import DropBlock as DropBlock
 from .dropblock import centre_rate as centre_rate
 from .dropblock import drop_blocks as drop_blocks
+from .feature_extraction import FrozenBackbone as FrozenBackbone
+from .feature_extraction import extract_features as extract_features
+from .feature_extraction import freeze as freeze
+from .fine_tuning import layer_groups as layer_groups
+from .fine_tuning import train_last as train_last
 from .image_operations import ImageOperation as ImageOperation
 from .image_operations import auto_contrast as auto_contrast
 from .image_operations import change_brightness as change_brightness
@@ -49,6 +54,11 @@ from .image_operations import translate_y as translate_y
 from .image_operations import warp as warp
 from .label_smoothing import smooth_labels as smooth_labels
 from .label_smoothing import smoothed_cross_entropy as smoothed_cross_entropy
+from .medical_augmentation import MedicalAugmentation as MedicalAugmentation
+from .medical_augmentation import change_intensity as change_intensity
+from .medical_augmentation import deform_images as deform_images
+from .medical_augmentation import elastic_displacement as elastic_displacement
+from .medical_augmentation import elastic_radius as elastic_radius
 from .mixup import Mixup as Mixup
 from .mixup import mixup_batch as mixup_batch
 from .one_cycle import OneCycle as OneCycle
@@ -58,6 +68,13 @@ from .progressive_resizing import resize_batch as resize_batch
 from .progressive_resizing import set_dropout as set_dropout
 from .randaugment import RandAugment as RandAugment
 from .reduce_on_plateau import ReduceOnPlateau as ReduceOnPlateau
+from .satellite_augmentation import SQUARE_SYMMETRIES as SQUARE_SYMMETRIES
+from .satellite_augmentation import SatelliteAugmentation as SatelliteAugmentation
+from .satellite_augmentation import apply_symmetry as apply_symmetry
+from .satellite_augmentation import compose_symmetries as compose_symmetries
+from .satellite_augmentation import inverse_symmetry as inverse_symmetry
+from .satellite_augmentation import symmetry_boxes as symmetry_boxes
+from .satellite_augmentation import symmetry_vectors as symmetry_vectors
 from .step_decay import MultiStepDecay as MultiStepDecay
 from .step_decay import StepDecay as StepDecay
 from .stochastic_depth import StochasticDepth as StochasticDepth
