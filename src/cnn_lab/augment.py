@@ -6,6 +6,7 @@ happens to an image is decided by them alone, and by nothing drawn elsewhere.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -57,9 +58,14 @@ def cutout(images: Tensor, draws: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PerImage:
-    """A transform of one image (C, H, W) for each of a batch, seeded for every image."""
+    """A transform of one image (C, H, W) for each of a batch, seeded for every image.
 
-    transform: Callable[[Tensor], Tensor]
+    Args:
+        make: of the transform, once per process: tables of operations hold functions
+            that cannot be pickled.
+    """
+
+    make: Callable[[], Callable[[Tensor], Tensor]]
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         usual = torch.get_default_dtype()
@@ -74,7 +80,7 @@ class PerImage:
     def transform_one(self, image: Tensor, draw: Tensor) -> Tensor:
         # On the CPU alone: torch.manual_seed costs as much as a transform.
         torch.default_generator.manual_seed(int(draw.item() * 2**53))
-        return self.transform(image)
+        return _made(self.make)(image)
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,14 @@ class Chained:
         return images
 
 
-def per_image(transform: Callable[[Tensor], Tensor]) -> Augmentation:
-    """A transform of one image (C, H, W) as an augmentation."""
-    return Augmentation(PerImage(transform), 1)
+@cache
+def _made(make: Callable[[], Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    return make()
+
+
+def per_image(make: Callable[[], Callable[[Tensor], Tensor]]) -> Augmentation:
+    """What makes a transform of one image (C, H, W), as an augmentation."""
+    return Augmentation(PerImage(make), 1)
 
 
 def chain(parts: Sequence[Augmentation]) -> Augmentation:
@@ -107,10 +118,10 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         [Augmentation(flip, 1), Augmentation(crop, 2)]
     ),
     options.Augmentation.cutout: Augmentation(cutout, 2),
-    options.Augmentation.autoaugment: per_image(AutoAugment()),
-    options.Augmentation.randaugment: per_image(RandAugment()),
-    options.Augmentation.trivialaugment: per_image(TrivialAugment()),
-    options.Augmentation.augmix: per_image(AugMix()),
+    options.Augmentation.autoaugment: per_image(AutoAugment),
+    options.Augmentation.randaugment: per_image(RandAugment),
+    options.Augmentation.trivialaugment: per_image(TrivialAugment),
+    options.Augmentation.augmix: per_image(AugMix),
 }
 
 

@@ -176,7 +176,7 @@ def test_augmentations_follow_one_another_with_draws_of_their_own() -> None:
 
 
 def test_the_numbers_of_one_image_are_enough_for_all_that_is_drawn() -> None:
-    drawn = per_image(lambda image: torch.rand(4))
+    drawn = per_image(lambda: lambda image: torch.rand(4))
     out = drawn.apply(noise(2000), uniform(2000, 1)).flatten()
     counts = torch.histc(out, 20, 0, 1).tolist()
     assert chisquare(counts).pvalue > 0.001

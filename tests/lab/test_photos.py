@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from cnn_lab import checkpoint
-from cnn_lab.augment import NAMES as AUGMENTATIONS
+from cnn_lab.augment import AUGMENTATIONS
 from cnn_lab.evaluate import evaluate
 from cnn_lab.fit import BadData
 from cnn_lab.photos import InputFormat, Photos, parts, read, scan

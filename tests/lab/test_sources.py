@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets, transforms
 
-from cnn_lab.augment import NAMES as AUGMENTATIONS
+from cnn_lab.augment import AUGMENTATIONS
 from cnn_lab.cli import main
 from cnn_lab.data import digits
 from cnn_lab.fit import BadData
