@@ -177,15 +177,15 @@ def test_a_draft_breaks_nothing_else_and_a_finished_page_joins_the_site(
     site: Path,
 ) -> None:
     slug = PLANNED["schedule"]
-    page, proof = f"docs/{slug}.md", "tests/training/test_progressive_resizing.py"
+    category, name = slug.split("/")
+    module = name.replace("-", "_")
+    page, proof = f"docs/{slug}.md", f"tests/{category}/test_{module}.py"
     made = run(site, "cnn_site.new", slug, "--kind", "schedule")
     assert made.returncode == 0
     text = (site / page).read_text("utf-8")
     # Unfinished in every way: a dead link, a missing section, an unknown directive, code that fails.
-    wrong = text.replace("[training](index.md)", "[nothing](nowhere.md#there)")
-    wrong = wrong.replace(
-        "progressive_resizing.py:step", "progressive_resizing.py:no_such_step"
-    )
+    wrong = text.replace(f"[{category}](index.md)", "[nothing](nowhere.md#there)")
+    wrong = wrong.replace(f"{module}.py:step", f"{module}.py:no_such_step")
     wrong = wrong.replace("[[ran]]", "[[run]]").replace("print(2.0", "print(2 / 0")
     (site / page).write_text(wrong, encoding="utf-8")
     (site / proof).write_text("import nothing_there\n", encoding="utf-8")
@@ -196,20 +196,18 @@ def test_a_draft_breaks_nothing_else_and_a_finished_page_joins_the_site(
     released = run(site, "mkdocs", "build", "-q", "-d", str(site / "out"), SITE_RELEASE="1.0")  # fmt: skip
     assert released.returncode != 0
     assert f"{page}, line 10: draft: true in the release 1.0; finish" in released.stderr
-    listed = pytested(site, "--collect-only", "docs/training", "tests/training", "src/cnn_techniques/training")  # fmt: skip
+    listed = pytested(site, "--collect-only", f"docs/{category}", f"tests/{category}", f"src/cnn_techniques/{category}")  # fmt: skip
     assert listed.returncode == 0, listed.stdout
-    assert not re.search("progressive.resizing", listed.stdout), listed.stdout
+    assert not re.search(name.replace("-", "."), listed.stdout), listed.stdout
     others = ("pages", "sources", "exports", "devices")
     wanted = "room or navigation or fence or excerpt or exported or device"
     done = pytested(site, *(f"tests/site/test_{o}.py" for o in others), "-k", wanted)
     assert done.returncode in (0, 1)
-    assert not re.search("progressive.resizing", done.stdout), done.stdout
+    assert not re.search(name.replace("-", "."), done.stdout), done.stdout
     assert pytested(site, page).returncode in (1, 2)  # named, it is run
     (site / page).write_text(re.sub(r"draft: .*\n", "", text), encoding="utf-8")
     assert run(site, "cnn_site.new", slug).returncode == 0
     assert f"- {slug}.md\n" in (site / "mkdocs.yml").read_text("utf-8")
-    assert f"(../{slug}.md)" in (site / "docs/api/training.md").read_text("utf-8")
-    again = pytested(
-        site, "tests/site/test_pages.py", "-k", "progressive-resizing and templates"
-    )
+    assert f"(../{slug}.md)" in (site / f"docs/api/{category}.md").read_text("utf-8")
+    again = pytested(site, "tests/site/test_pages.py", "-k", f"{name} and templates")
     assert again.returncode == 1 and "TODO" in again.stdout
