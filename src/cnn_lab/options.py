@@ -68,6 +68,8 @@ OPTIONS: dict[str, str] = {
     "training/feature-extraction": "--strategy features",
     "training/fine-tuning": "--strategy discriminative",
 }
+# These need weights to begin from, which `cnn-lab transfer` has and `train` is told.
+OF_TRANSFER = ("training/feature-extraction", "training/fine-tuning")
 # Techniques of the same categories that no option names, and why.
 NO_OPTION: dict[str, str] = {
     "training/image-operations": "what the automatic policies are made of",

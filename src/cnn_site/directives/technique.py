@@ -8,7 +8,7 @@ from typing import Any
 
 from pybtex.database import Entry, Person
 
-from cnn_lab.options import OPTIONS
+from cnn_lab.options import OF_TRANSFER, OPTIONS
 from cnn_site import changes, citations, downloads, pages, reading, snake
 from cnn_site.fences import MODULES, imported
 from cnn_site.pages import SiteError
@@ -48,6 +48,7 @@ def technique(page: Page, arguments: list[str], settings: Any) -> str:
         through=reading.through(t),
         used_by=reading.used_by(t),
         option=OPTIONS.get(t.slug, ""),
+        transfer=t.slug in OF_TRANSFER,
         cost=re.sub(
             r"\[\[=([^\]]+)\]\]",
             lambda m: inline_number(page, m[1])[0],
