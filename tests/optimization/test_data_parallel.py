@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from cnn_site.equivalence import difference
+from cnn_site.fences import page_blocks
 from cnn_techniques.optimization import average_gradients, copy_from_first, own_share
 
 NO_DEVICE_CASES = "it moves numbers between processes and computes a sum and a product"
@@ -362,6 +363,20 @@ def test_batch_norm_takes_the_statistics_of_each_share(
     first, second = pick(pair, "trained with batch norm", "state")
     assert weights_apart(first, second) == 0
     assert not torch.allclose(first["1.running_mean"], second["1.running_mean"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's list")
+@pytest.mark.parametrize("title", ["data_parallel.py", "ddp.py"])
+def test_the_groups_threads_end_with_it(title: str, tmp_path: Path) -> None:
+    page = Path("docs/optimization/data-parallel.md")
+    (program,) = [b.code for b in page_blocks(page) if b.is_file and b.title == title]
+    (tmp_path / title).write_text(
+        f"{program}\nfrom pathlib import Path\n"
+        "names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]\n"
+        "assert not any('gloo' in name for name in names), names\n"
+    )
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", title]
+    subprocess.run(command, cwd=tmp_path, check=True)
 
 
 # ---------------------------------------------------------------- faults

@@ -10,6 +10,7 @@ Legend: n_i the images of process i, n those of all, g_i the gradient of their m
 import math
 
 import torch
+import torch.distributed.nn  # an optimizer loads it: after `init`, it keeps the group
 from torch import Tensor, distributed, nn
 
 # --8<-- [end:imports]
