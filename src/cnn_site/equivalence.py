@@ -323,8 +323,12 @@ def draw_parameters(network: nn.Module, generator: torch.Generator) -> None:
         last = name.rpartition(".")[2]
         fan_in = value[0].numel() if value.ndim > 1 else 1
         # A state dict shares memory with its network. Four times as fast in float32;
-        # what is stored has all digits of float64 by its factor.
-        normal = torch.randn(value.shape, generator=generator)
+        # what is stored has all digits of float64 by its factor. The millions of a
+        # large tensor repeat a prime number of draws, so that no two rows are equal.
+        count = value.numel()
+        normal = torch.randn(min(count, 1_000_003), generator=generator)
+        normal = normal.repeat(math.ceil(count / max(len(normal), 1)))[:count]
+        normal = normal.view(value.shape)
         if "bias" in last or last == "running_mean":
             value.copy_(normal).mul_(0.1)
         elif fan_in > 1 and "var" not in last:  # He: keeps the signal's size in a ReLU

@@ -215,7 +215,9 @@ class NoInit(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
+        # xavier_uniform_ and trunc_normal_ of torch.nn.init are not asked, their draws are.
+        drawn = func in (Tensor.normal_, Tensor.uniform_)
+        if drawn or getattr(func, "__module__", None) == "torch.nn.init":
             return (kwargs or {}).get("tensor", args[0] if args else None)
         return func(*args, **(kwargs or {}))
 
