@@ -215,9 +215,11 @@ class NoInit(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        # xavier_uniform_ and trunc_normal_ of torch.nn.init are not asked, their draws are.
-        drawn = func in (Tensor.normal_, Tensor.uniform_)
-        if drawn or getattr(func, "__module__", None) == "torch.nn.init":
+        # What does not ask (trunc_normal_, timm's) draws by these; it may draw again as
+        # long as a number is out of range, so that memory as it was would not do.
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0].zero_()
+        if getattr(func, "__module__", None) == "torch.nn.init":
             return (kwargs or {}).get("tensor", args[0] if args else None)
         return func(*args, **(kwargs or {}))
 

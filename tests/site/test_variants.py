@@ -14,7 +14,7 @@ from cnn_lab.trial import learn_by_heart
 from cnn_site import proofs, speed, variants
 from cnn_site.evidence import Evidence, load
 from cnn_site.proofs import network_proof
-from cnn_site.variants import Variant, each_variant, reference, without_drawing
+from cnn_site.variants import NoInit, Variant, each_variant, reference, without_drawing
 from cnn_techniques.foundations import vgg11
 from cnn_techniques.modern import squeezenet1_1
 
@@ -348,3 +348,14 @@ def test_a_network_learns_from_the_initial_weights_of_its_seed() -> None:
     direct = learn_by_heart(squeezenet1_1(num_classes=10), pixels=32, steps=2, seed=0)
     assert one(0) == direct
     assert one(1)["curve"] != direct["curve"]
+
+
+@pytest.mark.parametrize(("std", "end"), [(0.02, 2.0), (1.0, 0.1)])
+def test_networks_are_made_without_draws_whatever_the_memory_held(
+    std: float, end: float
+) -> None:
+    """trunc_normal_ draws again while a number is out of range: it must find one in it."""
+    weight = torch.full((100, 100), 7.0)
+    with NoInit():
+        nn.init.trunc_normal_(weight, std=std, a=-end, b=end)
+    assert weight.abs().max() <= end
