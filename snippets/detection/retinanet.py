@@ -1,4 +1,4 @@
-# What the three modules of the page's block import, once.
+# What the four modules of the page's block import, once.
 # --8<-- [start:imports]
 import math
 from collections.abc import Callable, Sequence

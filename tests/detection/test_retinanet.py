@@ -27,8 +27,6 @@ from cnn_techniques.detection import (
     RetinaNet,
     RetinaNetBackbone,
     RetinaNetOutput,
-    decode_boxes,
-    encode_boxes,
     match_anchors,
     retinanet_anchors,
     retinanet_detections,
@@ -103,8 +101,6 @@ DEVICE_CASES = {
         sigmoid_focal_loss,
         (torch.randn(7, 5), (torch.rand(7, 5) > 0.5).double()),
     ),
-    "encode_boxes": lambda: (encode_boxes, (boxes(20), boxes(20))),
-    "decode_boxes": lambda: (decode_boxes, (torch.randn(20, 4), boxes(20))),
     "RetinaNet, narrow": lambda: (narrow().eval(), (torch.randn(2, 1, 64, 96),)),
 }
 
@@ -216,30 +212,6 @@ def test_levels_of_other_strides_are_refused(small_images: bool) -> None:
         RetinaNet(backbone, 4, 2, sizes, wrong)(torch.randn(2, 3, 37, 50))
     with pytest.raises(ValueError, match="expected a stride for each anchor size"):
         RetinaNet(backbone, 4, 2, sizes)
-
-
-def test_box_code_and_matches_equal_torchvisions(evidence) -> None:
-    coder, matcher = (
-        theirs.BoxCoder((1.0, 1.0, 1.0, 1.0)),
-        theirs.Matcher(0.5, 0.4, True),
-    )
-    anchors = retinanet_anchors((12, 12), 8, 12).double()
-    objects, chosen = boxes(40), anchors[torch.randint(len(anchors), (40,))]
-    offsets = 3 * torch.randn(
-        40, 4, dtype=torch.float64
-    )  # some beyond the largest growth
-    pairs = {
-        "encode": (encode_boxes(objects, chosen), coder.encode_single(objects, chosen)),
-        "decode": (decode_boxes(offsets, chosen), coder.decode_single(offsets, chosen)),
-        "match": (match_anchors(objects, anchors), matcher(box_iou(objects, anchors))),
-    }
-    assert {-2, -1} < set(pairs["match"][0].tolist())
-    comparison = difference(pairs, shape=[40, 4], modes=list(pairs))
-    evidence.equivalent(
-        "boxes",
-        comparison,
-        reference="torchvision.models.detection._utils: BoxCoder, Matcher",
-    )
 
 
 def test_loss_equals_torchvisions(evidence) -> None:
@@ -561,13 +533,6 @@ def test_first_scores_are_the_prior_probability() -> None:
     assert abs(scores.mean().item() - 0.01) < 1e-3
 
 
-def test_decoding_undoes_encoding() -> None:
-    objects, anchors = boxes(100), boxes(100)
-    torch.testing.assert_close(
-        decode_boxes(encode_boxes(objects, anchors), anchors), objects
-    )
-
-
 def test_no_two_boxes_of_a_class_overlap_by_more_than_the_threshold() -> None:
     found = retinanet_detections(answer(), iou_threshold=0.3)[0]
     overlap = (
@@ -585,15 +550,6 @@ def test_detections_are_sorted_and_inside_the_image() -> None:
         assert found["scores"].min() > 0.05
         assert found["boxes"].min() >= 0
         assert (found["boxes"].amax(dim=0) <= torch.tensor([96, 64, 96, 64])).all()
-
-
-def test_every_object_has_an_anchor_and_one_outside_the_image_takes_none() -> None:
-    anchors = retinanet_anchors((8, 8), 8, 12).double()
-    tiny = torch.tensor(
-        [[31.0, 31.0, 33.0, 33.0], [0.0, 0.0, 64.0, 64.0]], dtype=torch.float64
-    )
-    assert {0, 1} <= set(match_anchors(tiny, anchors).tolist())
-    assert set(match_anchors(tiny + 1000, anchors).tolist()) == {-1}
 
 
 def test_image_without_objects_has_a_finite_loss_and_gradient() -> None:

@@ -1,5 +1,12 @@
 """Finding objects: boxes, classes and scores."""
 
+from .anchors_and_box_coding import anchor_shapes as anchor_shapes
+from .anchors_and_box_coding import box_iou as box_iou
+from .anchors_and_box_coding import centre_and_size as centre_and_size
+from .anchors_and_box_coding import decode_boxes as decode_boxes
+from .anchors_and_box_coding import encode_boxes as encode_boxes
+from .anchors_and_box_coding import grid_anchors as grid_anchors
+from .anchors_and_box_coding import match_anchors as match_anchors
 from .feature_pyramid_network import FeaturePyramidNetwork as FeaturePyramidNetwork
 from .feature_pyramid_network import FeaturePyramidP6P7 as FeaturePyramidP6P7
 from .feature_pyramid_network import FeaturePyramidPool as FeaturePyramidPool
@@ -8,11 +15,12 @@ from .retinanet import RetinaNetBackbone as RetinaNetBackbone
 from .retinanet import RetinaNetClassificationHead as RetinaNetClassificationHead
 from .retinanet import RetinaNetOutput as RetinaNetOutput
 from .retinanet import RetinaNetRegressionHead as RetinaNetRegressionHead
-from .retinanet import decode_boxes as decode_boxes
-from .retinanet import encode_boxes as encode_boxes
-from .retinanet import match_anchors as match_anchors
 from .retinanet import retinanet_anchors as retinanet_anchors
 from .retinanet import retinanet_detections as retinanet_detections
 from .retinanet import retinanet_loss as retinanet_loss
 from .retinanet import retinanet_resnet50_fpn as retinanet_resnet50_fpn
 from .retinanet import sigmoid_focal_loss as sigmoid_focal_loss
+from .task_aligned_assignment import task_aligned_assignment as task_aligned_assignment
+from .task_aligned_assignment import TaskAlignedTargets as TaskAlignedTargets
+from .task_aligned_assignment import distribution_focal_loss as distribution_focal_loss
+from .task_aligned_assignment import expected_distance as expected_distance

@@ -17,6 +17,13 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 # --8<-- [end:imports]
+from cnn_techniques.detection.anchors_and_box_coding import (
+    anchor_shapes,
+    decode_boxes,
+    encode_boxes,
+    grid_anchors,
+    match_anchors,
+)
 from cnn_techniques.detection.feature_pyramid_network import (
     FeaturePyramidNetwork,
     FeaturePyramidP6P7,
@@ -54,57 +61,8 @@ def retinanet_anchors(grid: tuple[int, int], stride: int, size: float) -> Tensor
 
     Shape: (9 * grid height * grid width, 4), cell after cell.
     """
-    scales = torch.tensor([float(int(size * 2 ** (i / 3))) for i in range(3)])
-    ratios = torch.tensor([[0.5], [1.0], [2.0]])  # height / width
-    w, h = scales / ratios.sqrt(), scales * ratios.sqrt()  # (3, 3)
-    shapes = torch.stack([-w, -h, w, h], dim=-1).view(9, 4).div(2).round()
-    y, x = torch.arange(grid[0]) * stride, torch.arange(grid[1]) * stride
-    y, x = torch.meshgrid(y, x, indexing="ij")
-    cells = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
-    return (cells + shapes).view(-1, 4)
-
-
-def _retinanet_centres(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    size = boxes[:, 2:] - boxes[:, :2]
-    return boxes[:, :2] + size / 2, size
-
-
-# --8<-- [start:code]
-def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Shifts in anchor sizes and log scales from each anchor to its box: (M, 4)."""
-    (c, size), (c_a, size_a) = _retinanet_centres(boxes), _retinanet_centres(anchors)
-    return torch.cat([(c - c_a) / size_a, (size / size_a).log()], dim=1)
-
-
-def decode_boxes(offsets: Tensor, anchors: Tensor) -> Tensor:
-    """The inverse of encode_boxes; no box grows beyond 1000 / 16 of its anchor."""
-    c_a, size_a = _retinanet_centres(anchors)
-    c = offsets[:, :2] * size_a + c_a
-    size = offsets[:, 2:].clamp(max=math.log(1000 / 16)).exp() * size_a
-    return torch.cat([c - size / 2, c + size / 2], dim=1)
-
-
-# --8<-- [end:code]
-
-
-def match_anchors(
-    boxes: Tensor, anchors: Tensor, low: float = 0.4, high: float = 0.5
-) -> Tensor:
-    """The object of each anchor: its index, -1 background, -2 undecided: (A,)."""
-    if len(boxes) == 0:
-        return torch.full((len(anchors),), -1, device=anchors.device)
-    top_left = torch.maximum(boxes[:, None, :2], anchors[:, :2])
-    overlap = torch.minimum(boxes[:, None, 2:], anchors[:, 2:]) - top_left
-    inside = overlap.clamp(min=0).prod(dim=2)  # (M, A)
-    area, area_a = (_retinanet_centres(b)[1].prod(dim=1) for b in (boxes, anchors))
-    # --8<-- [start:match]
-    iou = inside / (area[:, None] + area_a - inside)  # (M, A)
-    best, index = iou.max(dim=0)  # (A,), (A,)
-    matched = index.where(best >= high, torch.where(best < low, -1, -2))
-    # No object goes without an anchor: it has its best one, however small the overlap.
-    favourite = (iou > 0) & (iou == iou.max(dim=1, keepdim=True).values)
-    return index.where(favourite.any(dim=0), matched)
-    # --8<-- [end:match]
+    scales = [float(int(size * 2 ** (i / 3))) for i in range(3)]
+    return grid_anchors(anchor_shapes(scales, (0.5, 1.0, 2.0)), grid, stride)
 
 
 def _retinanet_conv(d: int, outputs: int, std: float, bias: float = 0.0) -> nn.Conv2d:
