@@ -20,7 +20,7 @@ PLANNED = {
     "optimizer": "compression/iterative-pruning",
     "schedule": "compression/structured-pruning",
     "transform": "segmentation/pspnet",
-    "loss": "detection/task-aligned-assignment",
+    "loss": "detection/detr",
     "metric": "evaluation/roc-auc",
     "compression": "compression/unstructured-pruning",
 }

@@ -20,7 +20,7 @@ from .retinanet import retinanet_detections as retinanet_detections
 from .retinanet import retinanet_loss as retinanet_loss
 from .retinanet import retinanet_resnet50_fpn as retinanet_resnet50_fpn
 from .retinanet import sigmoid_focal_loss as sigmoid_focal_loss
-from .task_aligned_assignment import task_aligned_assignment as task_aligned_assignment
 from .task_aligned_assignment import TaskAlignedTargets as TaskAlignedTargets
 from .task_aligned_assignment import distribution_focal_loss as distribution_focal_loss
 from .task_aligned_assignment import expected_distance as expected_distance
+from .task_aligned_assignment import task_aligned_assignment as task_aligned_assignment
