@@ -21,5 +21,5 @@ for step in range(1, 4):
     optimizer.step()
     changed = (views[8:].float() - images.repeat(2, 1, 1, 1)).abs().mean()
     apart = jensen_shannon(logits.unflatten(0, (3, 8)))
-    print(f"step {step}: changed by {changed:.1f}, JSD {apart:.4f}, loss {loss:.2f}")
+    print(f"step {step}: changed by {changed:.0f}, JSD {apart:.4f}, loss {loss:.2f}")
 # --8<-- [end:usage]

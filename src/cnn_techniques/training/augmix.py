@@ -69,7 +69,7 @@ class AugMix:
         severity: from 1 to 10; magnitudes are the first `severity` of ten.
         mixture_width: k, how many chains.
         chain_depth: operations per chain; None draws 1, 2 or 3 for each chain.
-        alpha: of the Dirichlet and Beta distributions; 1: all shares alike.
+        alpha: of the Dirichlet and Beta distributions; 1: all shares equally likely.
         all_ops: take brightness, colour, contrast and sharpness too.
 
     Shape: (C, H, W) or (N, C, H, W), uint8 -> the same; each image has its own draw.

@@ -44,7 +44,8 @@ class ProgressiveLearning:
         strengths: name -> (phi_0, phi_e), such as {"dropout": (0.1, 0.3)}.
         stages: M, as equally long as they can be.
 
-    Raises: ValueError for fewer than 2 stages, too few steps, sizes below 1, or NaN.
+    Raises: ValueError for fewer than 2 stages, too few steps, sizes below 1, or
+        strengths that are not finite.
     """
 
     def __init__(
@@ -95,7 +96,8 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
         images: (N, C, H, W), floating point.
         size: in pixels.
 
-    Shape: (N, C, H, W) -> (N, C, size, W * size / H), where H is the shorter side.
+    Shape: (N, C, H, W) -> (N, C, size, W * size / H) rounded, where H is the shorter
+        side; the same tensor where it has this size.
     Raises: TypeError for images that are not floating point; ValueError for another
         shape or a size below 1.
     """
