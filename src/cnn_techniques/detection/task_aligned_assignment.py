@@ -43,11 +43,11 @@ def task_aligned_assignment(
         points: (A, 2), x and y, where the outputs stand.
         boxes: (M, 4), of the objects of an image; M may be 0.
         labels: (M,), integers from 0 to K - 1.
-        alpha, beta: how much score and overlap count (YOLOv8: 0.5 and 6).
+        alpha: how much the score counts (YOLOv8: 0.5).
+        beta: how much the overlap counts.
         m: points for an object, at most.
 
-    Raises: ValueError for other shapes or labels, a score outside of 0 to 1, an
-        exponent below 0, and m below 1.
+    Raises: ValueError for other shapes, labels, scores, exponents or m.
     """
     _check_assignment(scores, predicted, points, boxes, labels)
     if min(alpha, beta) < 0 or m < 1:

@@ -44,8 +44,7 @@ class ProgressiveLearning:
         strengths: name -> (phi_0, phi_e), such as {"dropout": (0.1, 0.3)}.
         stages: M, as equally long as they can be.
 
-    Raises: ValueError for fewer than 2 stages, too few steps, sizes below 1, or
-        strengths that are not finite.
+    Raises: ValueError for too few stages or steps, sizes below 1, strengths not finite.
     """
 
     def __init__(
