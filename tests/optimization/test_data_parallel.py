@@ -375,8 +375,8 @@ def test_the_groups_threads_end_with_it(title: str, tmp_path: Path) -> None:
         "names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]\n"
         "assert not any('gloo' in name for name in names), names\n"
     )
-    command = ["torchrun", "--standalone", "--nproc-per-node", "2", title]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([sys.executable, *run, title], cwd=tmp_path, check=True)
 
 
 # ---------------------------------------------------------------- faults

@@ -95,8 +95,7 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
         images: (N, C, H, W), floating point.
         size: in pixels.
 
-    Shape: (N, C, H, W) -> (N, C, size, W * size / H) rounded, where H is the shorter
-        side; the same tensor where it has this size.
+    Shape: (N, C, H, W) -> (N, C, size, W * size / H), rounded; H is the shorter side.
     Raises: TypeError for images that are not floating point; ValueError for another
         shape or a size below 1.
     """
