@@ -98,6 +98,8 @@ def test_every_ending_of_torch_save_is_read(
     assert same(found, model) and told == ""
 
 
+# What torch.compile of torch 2.11 imports is deprecated by torch itself.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_wrappings_and_prefixes_are_known_and_told(
     way: str, model: nn.Module, tmp_path: Path
