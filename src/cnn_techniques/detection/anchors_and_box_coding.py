@@ -64,7 +64,7 @@ def encode_boxes(
         boxes: (..., 4), with height and width above 0.
         anchors: (..., 4), one for each.
         weights: of the four numbers. Faster R-CNN's second stage has (10, 10, 5, 5),
-            about 1 through their spread, so that each counts alike in a loss.
+            about 1 through their standard deviations, so that all count alike.
     """
     # --8<-- [start:encode]
     (c, size), (c_a, size_a) = centre_and_size(boxes), centre_and_size(anchors)
@@ -109,8 +109,8 @@ def match_anchors(
         anchors: (A, 4).
         low: below this overlap (IoU) with every object an anchor is background.
         high: from this overlap on it answers for the object it overlaps most.
-        keep_best: no object goes without an anchor, unless none touches it: it has the
-            one that overlaps it most, or all of those that do so alike.
+        keep_best: the anchors that overlap an object most, if any touches it, are never
+            background: each answers for the object that it overlaps most itself.
 
     Raises: ValueError for low above high.
     """

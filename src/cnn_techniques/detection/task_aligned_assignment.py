@@ -45,7 +45,7 @@ def task_aligned_assignment(
         labels: (M,), integers from 0 to K - 1.
         alpha: how much the score counts (YOLOv8: 0.5).
         beta: how much the overlap counts.
-        m: points for an object, at most.
+        m: points for an object, at most; one between the points has none.
 
     Raises: ValueError for other shapes, labels, scores, exponents or m.
     """
