@@ -14,13 +14,13 @@ from cnn_site.fences import CodeBlock
 
 # Planned techniques: what counts is the kind that is asked for.
 PLANNED = {
-    "block": "detection/fcos",
-    "network": "segmentation/fcn",
-    "detector": "detection/yolov8",
+    "block": "compression/onnx-export",
+    "network": "evaluation/grad-cam",
+    "detector": "compression/int8-quantization",
     "optimizer": "compression/iterative-pruning",
     "schedule": "compression/structured-pruning",
-    "transform": "segmentation/pspnet",
-    "loss": "detection/detr",
+    "transform": "compression/batchnorm-folding",
+    "loss": "evaluation/calibration",
     "metric": "evaluation/roc-auc",
     "compression": "compression/unstructured-pruning",
 }

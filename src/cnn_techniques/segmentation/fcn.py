@@ -41,7 +41,7 @@ def as_convolution(linear: nn.Linear, channels: int) -> nn.Conv2d:
 
 
 def keep_resolution(resnet: ResNet, stages: int = 2) -> ResNet:
-    """Replace the strides of the last stages by dilation, in place: 1/8, no longer 1/32.
+    """Replace the strides of the last stages by dilation, in place: 1/8, not 1/32.
 
     No weight changes, and none is read at other places of the object: what a stride
     would have left out lies between the taps of the later convolutions.
