@@ -188,7 +188,6 @@ def test_digits_are_the_embedded_scans() -> None:
     assert open_data("digits", InputFormat(1)).size == 32
 
 
-@pytest.mark.parametrize("name", LOADERS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_that_are_made_numbers_once_are_those_made_at_every_step(
     monkeypatch: pytest.MonkeyPatch, channels: int
@@ -208,6 +207,7 @@ def test_images_that_are_made_numbers_once_are_those_made_at_every_step(
     assert drawn.train.inputs.dtype == torch.uint8  # an augmentation wants bytes
 
 
+@pytest.mark.parametrize("name", LOADERS)
 def test_missing_files_are_told_with_their_place_and_the_cure(
     name: str, tmp_path: Path
 ) -> None:
