@@ -257,7 +257,7 @@ def fcos_loss(
         match = fcos_match(boxes, output.points, radius)
         at = (match >= 0).nonzero()[:, 0]  # the matched points
         wanted[n, at, labels[match[at]]] = 1
-        exact.append(boxes[match[at]].to(wanted))  # in float32 under autocast too
+        exact.append(boxes[match[at]].to(output.points.xy))
         positive.append(torch.stack([torch.full_like(at, n), at]))
     image, at = torch.cat(positive, dim=1)
     # --8<-- [start:loss]
