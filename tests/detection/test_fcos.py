@@ -45,7 +45,7 @@ def narrow(channels: int = 1) -> FCOS:
     """ResNet-10 of width 16, P3 to P5 of 32 channels: what the recorded run trains."""
     body = ResNet(BasicBlock, (1, 1, 1, 1), width=16, in_channels=channels)
     backbone = RetinaNetBackbone(body, FeaturePyramidNetwork([32, 64, 128], 32))
-    return FCOS(backbone, 32, 10, (8, 16, 32), (24, 36), groups=4, first_side=1.0)
+    return FCOS(backbone, 32, 10, (8, 16, 32), (28, 40), groups=4, first_side=1.0)
 
 
 def some_points(
@@ -644,7 +644,7 @@ def test_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="groups of equal size, got channels=48"):
         FCOS(network.backbone, 48, 2)
     for bounds in [(64,), (64, 32), (0, 32), (20, math.inf)]:
-        with pytest.raises(ValueError, match="a rising bound between two levels"):
+        with pytest.raises(ValueError, match="a rising bound between levels"):
             FCOS(network.backbone, 32, 2, (8, 16, 32), bounds)
     with pytest.raises(
         ValueError, match=r"expected images \(N, C, H, W\), got \(3, 64, 96\)"

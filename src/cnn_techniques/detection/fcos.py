@@ -80,8 +80,8 @@ def fcos_match(boxes: Tensor, points: FCOSPoints, radius: float = 1.5) -> Tensor
 def fcos_centerness(ltrb: Tensor) -> Tensor:
     """1 in the middle of a box, towards 0 at its sides: (..., 4) -> (...)."""
     # --8<-- [start:centerness]
-    pairs = ltrb.unflatten(-1, (2, 2))  # ((l, t), (r, b))
-    ratios = pairs.amin(dim=-2) / pairs.amax(dim=-2)  # of l and r, of t and b
+    lt, rb = ltrb[..., :2], ltrb[..., 2:]
+    ratios = lt.minimum(rb) / lt.maximum(rb)  # of l and r, of t and b
     centerness = ratios.prod(dim=-1).sqrt()
     # --8<-- [end:centerness]
     return centerness
@@ -90,7 +90,7 @@ def fcos_centerness(ltrb: Tensor) -> Tensor:
 def giou_loss(boxes: Tensor, others: Tensor, eps: float = 1e-7) -> Tensor:
     """1 - generalised IoU of each pair of boxes, from 0 to 2: (..., 4) -> (...)."""
     # --8<-- [start:giou]
-    (lt, rb), (lt_g, rb_g) = boxes.split(2, dim=-1), others.split(2, dim=-1)
+    lt, rb, lt_g, rb_g = (b[..., i : i + 2] for b in (boxes, others) for i in (0, 2))
     common = (rb.minimum(rb_g) - lt.maximum(lt_g)).clamp(min=0).prod(dim=-1)
     union = (rb - lt).prod(dim=-1) + (rb_g - lt_g).prod(dim=-1) - common
     hull = (rb.maximum(rb_g) - lt.minimum(lt_g)).prod(dim=-1)
@@ -189,9 +189,7 @@ class FCOS(nn.Module):
             raise ValueError(f"need sizes >= 1, and groups of equal size, got {given}")
         ends = (0.0, *bounds, math.inf)  # level l reaches from ends[l] to ends[l + 1]
         if len(ends) != len(strides) + 1 or list(ends) != sorted(set(ends)):
-            raise ValueError(
-                f"need a rising bound between two levels each, got {given}"
-            )
+            raise ValueError(f"need a rising bound between levels, got {given}")
         self.backbone = backbone
         classes = FCOSClassificationHead(channels, num_classes, groups)
         boxes = FCOSRegressionHead(channels, groups, first_side)
@@ -208,23 +206,20 @@ class FCOS(nn.Module):
             raise ValueError(f"expected {self.strides=}, got {len(levels)} levels")
         logits = [self.head["classification_head"](level) for level in levels]
         boxes = [self.head["regression_head"](level) for level in levels]
-        ltrb, centerness = zip(*boxes, strict=True)
         places = []
         for k, (level, stride) in enumerate(zip(levels, self.strides, strict=True)):
-            rows, columns = level.shape[2:]
-            if any(
-                abs(cells * stride - side) >= stride
-                for cells, side in zip((rows, columns), size, strict=True)
-            ):
-                cells = f"a cell every {stride} of {size} pixels"
-                raise ValueError(f"expected {cells}, got a level of {rows, columns}")
-            y, x = (torch.arange(n).to(images) * stride for n in (rows, columns))
+            grid = level.shape[2], level.shape[3]
+            if any(abs(grid[i] * stride - size[i]) >= stride for i in (0, 1)):
+                told = f"a cell every {stride} of {size} pixels, got a level of {grid}"
+                raise ValueError(f"expected {told} cells")
+            y, x = (torch.arange(n).to(images) * stride for n in grid)
             xy = torch.cartesian_prod(y, x).flip(1)  # row after row
             reach = xy.new_tensor(self.ends[k : k + 2]).expand(len(xy), 2)
             places.append(FCOSPoints(xy, xy.new_full((len(xy),), stride), reach))
         points = FCOSPoints(*(torch.cat(part) for part in zip(*places, strict=True)))
-        merged = (torch.cat(part, dim=1) for part in (logits, ltrb, centerness))
-        return FCOSOutput(*merged, points, [len(p.xy) for p in places], size)
+        ltrb, ctr = (torch.cat(part, dim=1) for part in zip(*boxes, strict=True))
+        merged = torch.cat(logits, dim=1), ltrb, ctr, points
+        return FCOSOutput(*merged, [len(part.xy) for part in places], size)
 
 
 def fcos_loss(
@@ -265,12 +260,11 @@ def fcos_loss(
         *(part[at] for part in output.points)
     )  # the matched, all images
     truth, ltrb = torch.cat(exact), output.ltrb[image, at]
+    logits = output.centerness[image, at]
     middle = fcos_centerness(fcos_distances(truth, points))
     focal = sigmoid_focal_loss(output.logits, wanted)
     giou = giou_loss(fcos_boxes(ltrb, points), truth)
-    ctr = F.binary_cross_entropy_with_logits(
-        output.centerness[image, at], middle, reduction="sum"
-    )
+    ctr = F.binary_cross_entropy_with_logits(logits, middle, reduction="sum")
     count = max(1, len(at))
     # --8<-- [end:loss]
     return {
@@ -305,14 +299,12 @@ def fcos_detections(
     # --8<-- [end:score]
     boxes = fcos_boxes(output.ltrb, output.points).clamp(min=0)
     boxes = boxes.minimum(boxes.new_tensor([width, height, width, height]))
-    for image_boxes, image_scores in zip(boxes, scores, strict=True):
+    for per_point in zip(boxes, scores, strict=True):
         parts = []
-        for of_level, s in zip(
-            image_boxes.split(output.level_sizes),
-            image_scores.split(output.level_sizes),
-            strict=True,
+        for of_level, score in zip(
+            *(t.split(output.level_sizes) for t in per_point), strict=True
         ):
-            flat = s.flatten()  # (points of the level * K,)
+            flat = score.flatten()  # (points of the level * K,)
             above = torch.where(flat > score_threshold)[0]
             best, order = flat[above].topk(min(candidates, len(above)))
             row, label = above[order] // k, above[order] % k
