@@ -729,6 +729,29 @@ def test_cost_of_the_network_and_of_its_parts(evidence) -> None:
 # ---------------------------------------------------------------- the record
 
 
+def test_the_bounds_of_the_trial_give_almost_every_digit_a_point(evidence) -> None:
+    from cnn_lab.scene_trial import trial_scenes
+
+    network = narrow().eval()
+    with torch.no_grad():
+        output = network(torch.zeros(1, 1, 96, 96))
+    rows = {
+        f"p{level}": {"name": f"P{level}", "objects": 0, "points": 0}
+        for level in (3, 4, 5)
+    }
+    objects = learnt = 0
+    for box in trial_scenes(200, 1000).boxes:  # a seed that no recorded run has
+        match = fcos_match(box, output.points)
+        objects, learnt = objects + len(box), learnt + len(match[match >= 0].unique())
+        parts = match.split(output.level_sizes)
+        for row, part in zip(rows.values(), parts, strict=True):
+            row["objects"] += len(part[part >= 0].unique())
+            row["points"] += int((part >= 0).sum())
+    assert learnt > 0.99 * objects
+    every = {"name": "All", "objects": objects, "learnt": learnt}
+    evidence.computed("levels", {**rows, "all": every})
+
+
 def learn_trial(learning_rate: float, seed: int) -> dict[str, object]:
     from cnn_lab.scene_trial import learn_boxes
 
