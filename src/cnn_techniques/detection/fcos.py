@@ -256,9 +256,7 @@ def fcos_loss(
         positive.append(torch.stack([torch.full_like(at, n), at]))
     image, at = torch.cat(positive, dim=1)
     # --8<-- [start:loss]
-    points = FCOSPoints(
-        *(part[at] for part in output.points)
-    )  # the matched, all images
+    points = FCOSPoints(*(part[at] for part in output.points))  # the matched
     truth, ltrb = torch.cat(exact), output.ltrb[image, at]
     logits = output.centerness[image, at]
     middle = fcos_centerness(fcos_distances(truth, points))
