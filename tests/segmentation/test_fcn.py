@@ -245,12 +245,13 @@ class Caffe(nn.Module):
                 pair = (width, widths[top])[:: 1 if kind == "Convolution" else -1]
                 shapes[top] = (*pair, k, k)
                 widths[top] = width
-        # In the order in which FCN8s has them.
-        for top in sorted(shapes, key=lambda top: (top.startswith("up"), top[:2] == "sc", top)):  # fmt: skip
-            self.register_parameter(
-                f"{top}_weight", nn.Parameter(torch.zeros(shapes[top]))
-            )
-            if top[:2] != "up":
+        ups = ["upscore2", "upscore_pool4", "upscore8"]
+        scores = ["score_pool3", "score_pool4", "score_fr"]
+        rest = [top for top in shapes if top not in ups + scores]
+        for top in [*rest, *scores, *ups]:  # the order in which FCN8s has them
+            weight = nn.Parameter(torch.zeros(shapes[top]))
+            self.register_parameter(f"{top}_weight", weight)
+            if top not in ups:
                 bias = nn.Parameter(torch.zeros(shapes[top][0]))
                 self.register_parameter(f"{top}_bias", bias)
 
@@ -303,10 +304,6 @@ class Caffe(nn.Module):
         return y
 
 
-def order_of(ours: FCN8s) -> list[tuple[int, ...]]:
-    return [tuple(p.shape) for p in ours.parameters()]
-
-
 def test_fcn_8s_equals_the_papers_list_of_caffe_layers(evidence, thin) -> None:
     layers = caffe_layers(VGG_CONVOLUTIONS[16], thin, 14, 5)
     ours, theirs = FCN8s(narrow_vgg(), 5), Caffe(layers)
@@ -329,7 +326,8 @@ def test_the_papers_size_has_the_parameters_and_multiply_adds_of_that_list(
         ours, x = fcn8s().eval(), torch.empty(1, 3, 500, 500)
         cost = model_cost(ours, x)
         theirs(x)
-    assert order_of(ours) == [tuple(p.shape) for p in theirs.parameters()]
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert mine.shape == other.shape
     named = {name: p.numel() for name, p in theirs.named_parameters()}
     coarse = sum(n for name, n in named.items() if "up" not in name and "pool" not in name)  # fmt: skip
     up = sum(n for name, n in named.items() if name.startswith("up"))
@@ -386,9 +384,10 @@ def test_a_linear_layer_slid_over_the_image_is_its_convolution() -> None:
             ],
             dim=2,
         )  # fmt: skip
-        conv = as_convolution(linear, 3).double()
-        conv.weight.data = conv.weight.data.copy_(linear.weight.view(5, 3, 4, 4))
-        torch.testing.assert_close(conv(x), slid, rtol=1e-5, atol=1e-6)
+        conv = as_convolution(linear, 3)
+        torch.testing.assert_close(conv(x), slid)
+        conv.weight.data.zero_()
+        assert linear.weight.any()  # a copy
 
 
 def test_the_head_computes_what_vggs_first_two_linear_layers_do(thin) -> None:
