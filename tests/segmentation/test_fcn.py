@@ -1,6 +1,5 @@
 """FCN on a dilated ResNet is torchvision's, tensor by tensor; FCN-8s is the paper's list of Caffe layers."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnn_lab.scene_trial import learn_masks, scene_trials
+from cnn_site import ROOT
 from cnn_site.equivalence import compare, difference
 from cnn_site.laws import gradient_reaches_every_parameter
 from cnn_site.variants import NoInit, Variant, each_variant
@@ -329,19 +329,24 @@ def test_the_papers_size_has_the_parameters_and_multiply_adds_of_that_list(
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert mine.shape == other.shape
     named = {name: p.numel() for name, p in theirs.named_parameters()}
-    coarse = sum(n for name, n in named.items() if "up" not in name and "pool" not in name)  # fmt: skip
-    up = sum(n for name, n in named.items() if name.startswith("up"))
-    skips = sum(named.values()) - coarse - up
+    ups = sum(n for name, n in named.items() if name.startswith("up"))
+    pools = [
+        sum(n for name, n in named.items() if name.startswith(f"score_pool{k}"))
+        for k in (3, 4)
+    ]
     assert cost.params == sum(named.values()) == 134_489_759
     assert cost.macs == theirs.macs
-    evidence.computed(
-        "caffe",
-        {
-            "coarse": {"name": "FCN-32s without up-convolution", "params": coarse},
-            "skips": {"name": "scores of pool3 and pool4", "params": skips},
-            "up": {"name": "up-convolutions", "params": up},
-        },
-    )
+    whole = cost.params - ups
+    rows = {
+        "fcn32s": {"name": "FCN-32s", "params": whole - sum(pools), "stride": 32},
+        "fcn16s": {"name": "FCN-16s", "params": whole - pools[0], "stride": 16},
+        "fcn8s": {"name": "FCN-8s", "params": whole, "stride": 8},
+    }
+    evidence.computed("skips", rows)
+    fc6 = sum(n for name, n in named.items() if name.startswith("fc6"))
+    parts = {"up": {"name": "up-convolutions", "params": ups}}
+    parts["fc6"] = {"name": "fc6", "params": fc6}
+    evidence.computed("parts", parts)
 
 
 def test_each_of_the_three_scores_of_a_ramp_is_the_ramp(thin) -> None:
@@ -517,6 +522,30 @@ def test_what_does_not_fit_is_refused() -> None:
         eight(torch.zeros(3, 40, 40))
 
 
+def test_the_figures_labels_are_the_shapes_that_the_networks_compute() -> None:
+    drawn = runpy.run_path(str(ROOT / "snippets/segmentation/figures/fcn.py"))
+    seen: dict[str, list[int]] = {}
+
+    def see(name: str):
+        return lambda _m, _x, y: seen.__setitem__(name, list(y.shape[1:]))
+
+    with torch.device("meta"):
+        network, dilated = fcn8s().eval(), fcn_resnet50().eval()
+        places = [16, 23]  # of pool3 and pool4
+        for name, module in zip(
+            ["pool3", "pool4", "fc7", "score"],
+            [*(network.features[i] for i in places), network.head, network.scores[2]],
+            strict=True,
+        ):
+            module.register_forward_hook(see(name))
+        network(torch.empty(1, 3, 500, 500))
+        maps = dilated.backbone.features(torch.empty(1, 3, 520, 520))
+    boxes = [*drawn["downward"], drawn["sums"][2]]
+    assert {b.label: [int(n) for n in b.sub.split(" × ")] for b in boxes} == seen
+    sizes = [" × ".join(map(str, m.shape[1:])) for m in maps[1:]]
+    assert [b.sub for b in drawn["stages"]] == sizes
+
+
 # ---------------------------------------------------------------- the record
 
 
@@ -530,7 +559,7 @@ def learn_trial(learning_rate: float, auxiliary: float, seed: int) -> dict[str, 
 def trial(
     seeds: list[int], learning_rate: float, auxiliary: float
 ) -> dict[str, object]:
-    cache = Path(__file__).parents[2] / ".cache/record/fcn.jsonl"
+    cache = ROOT / ".cache/record/fcn.jsonl"
     settings = {"learning_rate": learning_rate, "auxiliary": auxiliary}
     return scene_trials(
         learn_trial, seeds, cache, {"fcn": ("FCN, ResNet-10 of width 16", settings)}
