@@ -1,6 +1,12 @@
+# --8<-- [start:imports]
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+# --8<-- [end:imports]
 from cnn_techniques.foundations.vgg import VGG
 from cnn_techniques.modern.resnet import BasicBlock, ResNet
 from cnn_techniques.segmentation import FCN, FCN8s, fcn_loss
@@ -10,7 +16,7 @@ torch.manual_seed(0)
 image, labels = torch.zeros(1, 3, 64, 64).double(), torch.zeros(1, 64, 64).long()
 image[..., 8:32, 8:40], labels[..., 8:32, 8:40] = 1, 1
 image[..., 40:56, 24:56], labels[..., 40:56, 24:56] = -1, 2
-labels[..., 32:40, :] = 255  # nobody said what these pixels are
+labels[..., 32:40, :] = 255  # no label
 
 network = FCN(ResNet(BasicBlock, (1, 1, 1, 1), width=8), num_classes=3).double()
 optimizer = torch.optim.Adam(network.parameters(), lr=0.01)

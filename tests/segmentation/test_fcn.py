@@ -1,5 +1,6 @@
 """FCN on a dilated ResNet is torchvision's, tensor by tensor; FCN-8s is the paper's list of Caffe layers."""
 
+import runpy
 from typing import Any
 
 import pytest
