@@ -34,9 +34,8 @@ def as_convolution(linear: nn.Linear, channels: int) -> nn.Conv2d:
     if channels * k * k != linear.in_features:
         told = f"a square map of {channels} channels"
         raise ValueError(f"expected {told}, got a layer of {linear.in_features} inputs")
-    same = {"device": linear.weight.device, "dtype": linear.weight.dtype}
     bias = linear.bias is not None
-    conv = nn.Conv2d(channels, linear.out_features, k, bias=bias, **same)
+    conv = nn.Conv2d(channels, linear.out_features, k, bias=bias).to(linear.weight)
     # --8<-- [start:convolution]
     conv.weight.copy_(linear.weight.view(-1, channels, k, k))
     # --8<-- [end:convolution]
