@@ -569,8 +569,9 @@ def trial(
 
 @pytest.mark.record
 def test_it_learns_the_scenes_of_all_segmenters(evidence) -> None:
+    # The rate was chosen among 2e-3, 5e-3 and 1e-2 on other scenes, before this run.
     evidence.measured(
         "trial",
-        arguments={"seeds": [0, 1, 2], "learning_rate": 2e-3, "auxiliary": 0.5},
+        arguments={"seeds": [0, 1, 2], "learning_rate": 5e-3, "auxiliary": 0.5},
         run=trial,
     )
