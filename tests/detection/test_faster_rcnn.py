@@ -594,6 +594,7 @@ def test_cost_of_the_networks_and_of_their_parts(evidence) -> None:
         deep = parts_cost(resnet101(), 800, 800)["all"]
     first = {**rows.pop("all"), "name": "Faster R-CNN, ResNet-50"}
     weights = torchvision.models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    assert round(first["macs"] / 1e9, 2) == weights.meta["_ops"]  # of 800 x 800, too
     first["frozen"] = weights.meta["num_params"]
     rows["body"]["name"] = "ResNet-50 without its classifier"
     rows["fasterrcnn_resnet50_fpn"] = first
