@@ -356,7 +356,7 @@ class FasterRCNN(nn.Module):
     def pool(
         self, levels: Sequence[Tensor], boxes: Sequence[Tensor], size: int
     ) -> Tensor:
-        """RoIAlign of boxes (P_i, 4) from all levels but the last: (P, D, size, size)."""
+        """RoIAlign of boxes (P_i, 4) from levels but the last: (P, D, size, size)."""
         strides = self.strides[:-1]
         return pool_boxes(levels[:-1], boxes, strides, size, self.canonical_size)
 
