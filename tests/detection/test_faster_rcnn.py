@@ -628,6 +628,7 @@ def test_cost_of_the_networks_and_of_their_parts(evidence) -> None:
     with torch.device("meta"):
         rows = parts_cost(resnet50(), 800, 800)
         deep = parts_cost(resnet101(), 800, 800)["all"]
+        wide = parts_cost(resnet50(), 800, 1088)["all"]
     first = {**rows.pop("all"), "name": "Faster R-CNN, ResNet-50"}
     weights = torchvision.models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     assert round(first["macs"] / 1e9, 2) == weights.meta["_ops"]  # of 800 x 800, too
@@ -635,6 +636,7 @@ def test_cost_of_the_networks_and_of_their_parts(evidence) -> None:
     rows["body"]["name"] = "ResNet-50 without its classifier"
     rows["fasterrcnn_resnet50_fpn"] = first
     rows["fasterrcnn_resnet101_fpn"] = {**deep, "name": "Faster R-CNN, ResNet-101"}
+    rows["wide"] = {**wide, "name": "Faster R-CNN, ResNet-50, 800 x 1,088"}
     params = sum(p.numel() for p in narrow().parameters())
     rows["narrow"] = {"name": "Faster R-CNN, ResNet-10 of width 16", "params": params}
     evidence.computed("cost", rows)
