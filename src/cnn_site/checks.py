@@ -121,6 +121,7 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
     "detection/fcos": (
         200,
         "points, matching, centre-ness, GIoU, heads and post-processing: none is of use without the others",
+    ),
     "detection/faster-rcnn": (
         310,
         "two stages, each with its sampling, loss and choice of boxes, and the pooling between them",
