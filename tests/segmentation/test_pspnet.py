@@ -1,5 +1,6 @@
 """PSPNet is the authors' list of Caffe layers, restated here, and segmentation-models-pytorch's where that has the same."""
 
+import runpy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ from torch.nn import functional as F
 
 from cnn_lab.scene_trial import learn_masks, scene_trials
 from cnn_site.equivalence import compare, difference
-from cnn_site.figures.check import check, figure_source
 from cnn_site.laws import gradient_reaches_every_parameter
 from cnn_site.proofs import without_drawing
 from cnn_site.variants import NoInit
@@ -26,6 +26,8 @@ from cnn_techniques.segmentation import (
     pspnet_resnet50,
     pspnet_resnet101,
 )
+
+FIGURE = Path(__file__).parents[2] / "snippets/segmentation/figures/pspnet.py"
 
 
 def narrow(num_classes: int = 11) -> PSPNet:
@@ -526,6 +528,14 @@ def test_what_the_pyramid_adds_and_what_other_versions_have(evidence) -> None:
         params = parameters_of(lines)
         rows[key] = {"name": name, "params": params, "mib": 4 * params / 2**20}
     evidence.computed("released", rows)
+    later = {
+        f"pspnet_resnet{depth}": {
+            "name": f"PSPNet-{depth}",
+            "params": parameters_of(lines_of(counts, 64, 150, RELEASED, aux=False)),
+        }
+        for depth, counts in ((50, (3, 4, 6, 3)), (101, (3, 4, 23, 3)))
+    }
+    evidence.computed("later", later)
     evidence.computed(
         "parts",
         {
@@ -550,6 +560,23 @@ def test_what_does_not_fit_is_refused() -> None:
     output = PSPNetOutput(*torch.zeros(2, 2, 5, 6, 7))
     with pytest.raises(ValueError, match=r"masks of \(2, 6, 7\), got \(2, 7, 6\)"):
         pspnet_loss(output, torch.zeros(2, 7, 6).long())
+
+
+def test_the_figures_labels_are_the_shapes_that_the_network_computes() -> None:
+    drawn = runpy.run_path(str(FIGURE))
+    with torch.device("meta"):
+        network, x = pspnet_resnet50().eval(), torch.empty(1, 3, 473, 473)
+        maps = network.backbone.features(x)
+        pyramid = network.pyramid(maps[-1])
+
+    def shape(y: Tensor) -> str:
+        return " × ".join(map(str, y.shape[1:]))
+
+    assert [box.sub for box in drawn["stages"]] == [shape(m) for m in maps[1:]]
+    assert shape(pyramid) == "4096 × 60 × 60"
+    bins = [level[0].output_size for level in network.pyramid.levels]
+    assert bins == list(drawn["BINS"])
+    assert network.classifier[0].out_channels == 512
 
 
 # ---------------------------------------------------------------- the record

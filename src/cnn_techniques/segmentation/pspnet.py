@@ -37,22 +37,23 @@ class PyramidPooling(nn.Module):
             expected = "bins of 1 or more, and channels that their number divides"
             raise ValueError(f"expected {expected}, got {channels=}, {bins=}")
         reduced = channels // len(bins)  # so that all levels weigh as much as the map
+        # --8<-- [start:levels]
         self.levels = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(n),
-                nn.Conv2d(channels, reduced, 1, bias=False),
+                nn.AdaptiveAvgPool2d(n),  # (N, C, n, n)
+                nn.Conv2d(channels, reduced, 1, bias=False),  # (N, C / 4, n, n)
                 nn.BatchNorm2d(reduced),
                 nn.ReLU(),
             )
             for n in bins
         )
+        # --8<-- [end:levels]
 
     def forward(self, x: Tensor) -> Tensor:
         # --8<-- [start:pyramid]
         maps = [x]
         for level in self.levels:
-            y = level(x)  # (N, C / 4, n, n)
-            maps.append(_pspnet_enlarged(y, x.shape[-2:]))  # (N, C / 4, h, w)
+            maps.append(_pspnet_enlarged(level(x), x.shape[-2:]))  # (N, C / 4, h, w)
         return torch.cat(maps, dim=1)  # (N, 2 C, h, w)
         # --8<-- [end:pyramid]
 
