@@ -602,6 +602,6 @@ def trial(
 def test_it_learns_the_scenes_of_all_segmenters(evidence) -> None:
     evidence.measured(
         "trial",
-        arguments={"seeds": [0, 1, 2], "learning_rate": 2e-3, "auxiliary": 0.4},
+        arguments={"seeds": [0, 1, 2], "learning_rate": 5e-3, "auxiliary": 0.4},
         run=trial,
     )
