@@ -10,4 +10,10 @@ from .fcn import fcn_loss as fcn_loss
 from .fcn import fcn_resnet50 as fcn_resnet50
 from .fcn import fcn_resnet101 as fcn_resnet101
 from .fcn import keep_resolution as keep_resolution
+from .pspnet import PSPNet as PSPNet
+from .pspnet import PSPNetOutput as PSPNetOutput
+from .pspnet import PyramidPooling as PyramidPooling
+from .pspnet import pspnet_loss as pspnet_loss
+from .pspnet import pspnet_resnet50 as pspnet_resnet50
+from .pspnet import pspnet_resnet101 as pspnet_resnet101
 from .u_net import UNet as UNet
