@@ -309,6 +309,9 @@ class FasterRCNNOutput(NamedTuple):
 class FasterRCNN(nn.Module):
     """Proposals from all levels of a pyramid, each then read from one of its levels.
 
+    With targets the second stage reads a sample of the proposals: the output is for
+    faster_rcnn_loss. Without them it reads all, for faster_rcnn_detections.
+
     Args:
         backbone: gives the levels of a batch of images, finest first, D channels each.
         channels: D, the width of the backbone's levels.
@@ -320,8 +323,7 @@ class FasterRCNN(nn.Module):
         samples: proposals of an image that the second stage learns from.
         canonical_size: as of pool_boxes.
 
-    Shape: (N, C, H, W) -> FasterRCNNOutput, for faster_rcnn_loss if the targets were
-        given, which decide what the second stage reads, and faster_rcnn_detections.
+    Shape: (N, C, H, W) -> FasterRCNNOutput.
     Raises: ValueError for sizes below 1, other images or targets, or other levels.
     """
 
