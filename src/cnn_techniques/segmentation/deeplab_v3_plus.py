@@ -53,7 +53,10 @@ class ASPPPooling(nn.Sequential):
         super().__init__(nn.AdaptiveAvgPool2d(1), conv, norm, nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).expand(-1, -1, *x.shape[-2:])
+        y = x
+        for layer in self:
+            y = layer(y)  # (N, C, 1, 1), then (N, D, 1, 1)
+        return y.expand(-1, -1, *x.shape[-2:])
 
 
 class ASPP(nn.Module):
