@@ -118,6 +118,14 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
         210,
         "focal loss, anchors, coding, matching, heads and post-processing: none is of use without the others",
     ),
+    "detection/fcos": (
+        200,
+        "points, matching, centre-ness, GIoU, heads and post-processing: none is of use without the others",
+    ),
+    "detection/faster-rcnn": (
+        310,
+        "two stages, each with its sampling, loss and choice of boxes, and the pooling between them",
+    ),
 }
 TORCHVISION = {"nms", "batched_nms", "roi_align", "deform_conv2d"}
 
