@@ -1,5 +1,12 @@
 """Networks that label every pixel."""
 
+from .deeplab_v3_plus import ASPP as ASPP
+from .deeplab_v3_plus import ASPPPooling as ASPPPooling
+from .deeplab_v3_plus import AtrousSeparableConv as AtrousSeparableConv
+from .deeplab_v3_plus import DeepLabV3Plus as DeepLabV3Plus
+from .deeplab_v3_plus import DeepLabV3PlusDecoder as DeepLabV3PlusDecoder
+from .deeplab_v3_plus import deeplabv3plus_resnet50 as deeplabv3plus_resnet50
+from .deeplab_v3_plus import deeplabv3plus_resnet101 as deeplabv3plus_resnet101
 from .fcn import FCN as FCN
 from .fcn import FCN8s as FCN8s
 from .fcn import FCNHead as FCNHead
