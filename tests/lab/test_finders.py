@@ -38,6 +38,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "segmentation/u-net": lambda: segmentation.UNet(3, 11, width=8, padding=1),
     "segmentation/fcn": of_proof("segmentation/fcn"),
     "segmentation/pspnet": of_proof("segmentation/pspnet"),
+    "segmentation/deeplab-v3-plus": of_proof("segmentation/deeplab-v3-plus"),
 }
 # From a network's output to boxes or masks.
 FIND: dict[str, Callable[[Any], object]] = {
