@@ -37,3 +37,4 @@ from .task_aligned_assignment import TaskAlignedTargets as TaskAlignedTargets
 from .task_aligned_assignment import distribution_focal_loss as distribution_focal_loss
 from .task_aligned_assignment import expected_distance as expected_distance
 from .task_aligned_assignment import task_aligned_assignment as task_aligned_assignment
+from .yolov8 import YOLOv8 as YOLOv8
