@@ -141,12 +141,13 @@ class YOLOv8(nn.Module):
         prior: float = 0.01,
     ) -> None:
         super().__init__()
-        if min(num_classes, max_channels, in_channels, bins - 1) < 1:
-            given = f"{num_classes=}, {max_channels=}, {in_channels=}, {bins=}"
-            raise ValueError(f"expected sizes of at least 1 and bins of 2, got {given}")
-        if min(depth, width) <= 0 or not 0 < prior < 1:
-            given = f"{depth=}, {width=}, {prior=}"
-            raise ValueError(f"expected factors above 0, prior in 0..1, got {given}")
+        sizes = min(num_classes, max_channels, in_channels, bins - 1)
+        if sizes < 1 or min(depth, width) <= 0 or not 0 < prior < 1:
+            given = (
+                f"{num_classes=}, {depth=}, {width=}, {max_channels=}, {in_channels=}"
+            )
+            told = "sizes of at least 1, 2 bins, factors above 0 and prior in 0..1"
+            raise ValueError(f"expected {told}, got {given}, {bins=}, {prior=}")
         # --8<-- [start:scale]
         c1, c2, c3, c4, c5 = (
             math.ceil(min(c, max_channels) * width / 8) * 8
@@ -266,18 +267,14 @@ def yolov8_loss(
     predicted, scores = yolov8_boxes(output), output.logits.sigmoid()
     wanted, exact, positive = torch.zeros_like(output.logits), [], []
     for n, target in enumerate(targets):
-        boxes, labels = target["boxes"].to(output.points), target["labels"].long()
-        if target["labels"].is_floating_point() or boxes.shape != (len(labels), 4):
-            given = f"{tuple(boxes.shape)}, {target['labels'].dtype}"
-            raise ValueError(f"expected boxes (M, 4), integer labels (M,), got {given}")
+        boxes, labels = target["boxes"].to(output.points), target["labels"]
+        objects, score = task_aligned_assignment(
+            scores[n], predicted[n], output.points, boxes, labels, 0.5, 6.0, m
+        )
         if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
             raise ValueError(f"expected x1 < x2 and y1 < y2, got {boxes.tolist()}")
-        given_now = scores[n], predicted[n], output.points
-        objects, score = task_aligned_assignment(
-            *given_now, boxes, labels, alpha=0.5, beta=6.0, m=m
-        )
         at = (objects >= 0).nonzero()[:, 0]  # the chosen points
-        wanted[n, at, labels[objects[at]]] = score[at]
+        wanted[n, at, labels.long()[objects[at]]] = score[at]
         exact.append(boxes[objects[at]])
         positive.append(torch.stack([torch.full_like(at, n), at]))
     image, at = torch.cat(positive, dim=1)
