@@ -109,9 +109,13 @@ class YOLOv8Output(NamedTuple):
     image_size: tuple[int, int]  # H, W
 
 
-def _yolov8_branch(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+def _yolov8_branch(
+    inputs: int, hidden: int, outputs: int, bias: float = 0.0
+) -> nn.Sequential:
     first, second = YOLOv8Conv(inputs, hidden, 3), YOLOv8Conv(hidden, hidden, 3)
-    return nn.Sequential(first, second, nn.Conv2d(hidden, outputs, 1))
+    last = nn.Conv2d(hidden, outputs, 1)
+    nn.init.constant_(last.bias, bias)  # type: ignore[arg-type]
+    return nn.Sequential(first, second, last)
 
 
 class YOLOv8(nn.Module):
@@ -171,11 +175,10 @@ class YOLOv8(nn.Module):
         self.box_head = nn.ModuleList(
             _yolov8_branch(c, box, 4 * bins) for c in (c3, c4, c5)
         )
+        logit = math.log(prior / (1 - prior))
         self.class_head = nn.ModuleList(
-            _yolov8_branch(c, classes, num_classes) for c in (c3, c4, c5)
+            _yolov8_branch(c, classes, num_classes, logit) for c in (c3, c4, c5)
         )
-        for branch in self.class_head:
-            nn.init.constant_(branch[2].bias, math.log(prior / (1 - prior)))  # type: ignore[index]
         self.bins = bins
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
