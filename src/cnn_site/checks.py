@@ -122,6 +122,10 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
         200,
         "points, matching, centre-ness, GIoU, heads and post-processing: none is of use without the others",
     ),
+    "detection/yolov8": (
+        220,
+        "C2f, SPPF, network, CIoU, loss and post-processing, and five variants of two lines each",
+    ),
     "detection/faster-rcnn": (
         310,
         "two stages, each with its sampling, loss and choice of boxes, and the pooling between them",
