@@ -385,9 +385,14 @@ def test_maskrcnn_resnet50_fpn_equals_torchvisions(evidence, draws_by_length) ->
         weights_backbone=None,
         num_classes=CLASSES + 1,
         box_detections_per_img=3,
+        box_batch_size_per_image=32,
+        rpn_post_nms_top_n_train=100,
+        rpn_post_nms_top_n_test=50,
+        rpn_pre_nms_top_n_train=100,
+        rpn_pre_nms_top_n_test=50,
     )
     ours = maskrcnn_resnet50_fpn(CLASSES)
-    ours.detections = 3
+    ours.detections, ours.samples, ours.rpn.count = 3, 32, (100, 50)
     comparison = compare(
         Learning(ours, given),
         parts(reference, given),
@@ -398,7 +403,7 @@ def test_maskrcnn_resnet50_fpn_equals_torchvisions(evidence, draws_by_length) ->
         "maskrcnn_resnet50_fpn",
         comparison,
         reference="torchvision.models.detection.maskrcnn_resnet50_fpn",
-        settings="weights=None, weights_backbone=None, num_classes=6, box_detections_per_img=3; in training the five losses, of the same samples",
+        settings="weights=None, weights_backbone=None, num_classes=6, 50 proposals, 3 detections and 32 samples per image; in training the five losses, of the same samples",
     )
 
 
@@ -411,10 +416,14 @@ def test_it_draws_the_same_masks_as_torchvision_in_the_same_images() -> None:
         num_classes=CLASSES + 1,
         image_mean=[0] * 3,
         image_std=[1] * 3,
+        box_detections_per_img=30,
+        rpn_post_nms_top_n_test=200,
+        rpn_pre_nms_top_n_test=200,
     ).eval()
     reference.transform.train()._skip_resize = True  # in training mode it may
     ours = maskrcnn_resnet50_fpn(CLASSES).eval()
     ours.load_state_dict(reference.state_dict())
+    ours.detections, ours.rpn.count = 30, (200, 200)
     images = torch.rand(2, 3, 64, 128)  # on multiples of 64 all anchors are equal
     with torch.no_grad():
         expected = reference(list(images))
