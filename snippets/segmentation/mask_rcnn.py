@@ -64,7 +64,5 @@ for n in found["labels"].argsort():
     if score > 0.5:
         true = masks[label]
         iou = (mask & true).sum() / (mask | true).sum()
-        print(
-            f"class {label}: a mask {tuple(mask.shape)}, IoU with the true one {iou:.1f}"
-        )
+        print(f"class {label}: mask {tuple(mask.shape)}, IoU with the truth {iou:.1f}")
 # --8<-- [end:usage]

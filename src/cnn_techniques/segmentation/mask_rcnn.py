@@ -96,14 +96,13 @@ def proposals_with_objects(
     for boxes, target in zip(proposals, targets, strict=True):
         match = match_proposals(target["boxes"].to(boxes), boxes)  # (P_i,)
         objects = match[match >= 0]
-        labels = target["labels"].long()[objects]
-        kept = {"boxes": boxes[match >= 0], "labels": labels, "objects": objects}
-        found.append(kept)
+        kept = {"boxes": boxes[match >= 0], "labels": target["labels"].long()[objects]}
+        found.append({**kept, "objects": objects})
     return found
 
 
 class MaskRCNN(FasterRCNN):
-    """Faster R-CNN, whose boxes are read a second time, at 14 x 14 positions, for masks.
+    """Faster R-CNN, whose boxes are read again, at 14 x 14 positions, for masks.
 
     Args:
         backbone: gives the levels of a batch of images, finest first, D channels each.
@@ -193,8 +192,7 @@ def _check_masks(target: dict[str, Tensor], image_size: tuple[int, int]) -> None
     if masks.shape != expected:
         raise ValueError(f"expected masks {expected}, got {tuple(masks.shape)}")
     if masks.numel() and (masks.min() < 0 or masks.max() > 1):
-        given = f"{masks.min()} to {masks.max()}"
-        raise ValueError(f"masks must be from 0 to 1, got {given}")
+        raise ValueError(f"masks must be from 0 to 1, got up to {masks.max()}")
 
 
 def mask_rcnn_loss(
@@ -271,7 +269,7 @@ def mask_rcnn_detections(
         raise ValueError("the output was made with targets, expected without")
     counts, detections = [len(found["boxes"]) for found in output.found], []
     # --8<-- [start:detections]
-    drawn = output.masks.sigmoid().split(counts)
+    drawn = torch.split(output.masks.sigmoid(), counts)
     for found, masks in zip(output.found, drawn, strict=True):
         pasted = paste_masks(masks, found["boxes"], output.detector.image_size)
         detections.append({**found, "masks": pasted > mask_threshold})
