@@ -23,4 +23,14 @@ from .pspnet import PyramidPooling as PyramidPooling
 from .pspnet import pspnet_loss as pspnet_loss
 from .pspnet import pspnet_resnet50 as pspnet_resnet50
 from .pspnet import pspnet_resnet101 as pspnet_resnet101
+from .mask_rcnn import MaskRCNN as MaskRCNN
+from .mask_rcnn import MaskRCNNHead as MaskRCNNHead
+from .mask_rcnn import MaskRCNNOutput as MaskRCNNOutput
+from .mask_rcnn import MaskRCNNPredictor as MaskRCNNPredictor
+from .mask_rcnn import mask_rcnn_detections as mask_rcnn_detections
+from .mask_rcnn import mask_rcnn_loss as mask_rcnn_loss
+from .mask_rcnn import mask_targets as mask_targets
+from .mask_rcnn import maskrcnn_resnet50_fpn as maskrcnn_resnet50_fpn
+from .mask_rcnn import paste_masks as paste_masks
+from .mask_rcnn import proposals_with_objects as proposals_with_objects
 from .u_net import UNet as UNet
