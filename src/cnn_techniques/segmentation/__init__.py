@@ -17,12 +17,6 @@ from .fcn import fcn_loss as fcn_loss
 from .fcn import fcn_resnet50 as fcn_resnet50
 from .fcn import fcn_resnet101 as fcn_resnet101
 from .fcn import keep_resolution as keep_resolution
-from .pspnet import PSPNet as PSPNet
-from .pspnet import PSPNetOutput as PSPNetOutput
-from .pspnet import PyramidPooling as PyramidPooling
-from .pspnet import pspnet_loss as pspnet_loss
-from .pspnet import pspnet_resnet50 as pspnet_resnet50
-from .pspnet import pspnet_resnet101 as pspnet_resnet101
 from .mask_rcnn import MaskRCNN as MaskRCNN
 from .mask_rcnn import MaskRCNNHead as MaskRCNNHead
 from .mask_rcnn import MaskRCNNOutput as MaskRCNNOutput
@@ -33,4 +27,10 @@ from .mask_rcnn import mask_targets as mask_targets
 from .mask_rcnn import maskrcnn_resnet50_fpn as maskrcnn_resnet50_fpn
 from .mask_rcnn import paste_masks as paste_masks
 from .mask_rcnn import proposals_with_objects as proposals_with_objects
+from .pspnet import PSPNet as PSPNet
+from .pspnet import PSPNetOutput as PSPNetOutput
+from .pspnet import PyramidPooling as PyramidPooling
+from .pspnet import pspnet_loss as pspnet_loss
+from .pspnet import pspnet_resnet50 as pspnet_resnet50
+from .pspnet import pspnet_resnet101 as pspnet_resnet101
 from .u_net import UNet as UNet
