@@ -1,4 +1,4 @@
-"""SOLOv2: every cell of a grid names an object and writes the kernel that finds its mask.
+"""SOLOv2: a cell of a grid names an object and writes the kernel of its mask.
 
 Source: Wang et al., "SOLOv2: Dynamic and Fast Instance Segmentation", NeurIPS 2020,
 arXiv:2003.10152, section 3; cells and ranges as in SOLO, ECCV 2020, arXiv:1912.04488;
@@ -161,7 +161,7 @@ class SOLOv2(nn.Module):
     """A pyramid, a head that all its levels share, and one map of mask features.
 
     Args:
-        backbone: gives levels of a quarter, an eighth, ... of the image, D channels each.
+        backbone: gives levels of a quarter, an eighth, ... of the image, D channels.
         channels: D.
         num_classes: K, without background.
         grids: S of each level.
@@ -172,7 +172,7 @@ class SOLOv2(nn.Module):
         mask_levels: how many levels the mask branch reads.
         groups: of the group norms.
 
-    Shape: (N, C, H, W) -> SOLOv2Output; sides are multiples of the coarsest read stride.
+    Shape: (N, C, H, W) -> SOLOv2Output; sides are multiples of the coarsest stride.
     Raises: ValueError for sizes below 1, other images, or another number of levels.
     """
 
@@ -212,7 +212,7 @@ class SOLOv2(nn.Module):
         if len(levels) != len(self.grids):
             raise ValueError(f"{len(levels)} levels, expected {self.grids=}")
         features = self.mask_branch(levels)
-        # The finest is read at half its size, the coarsest at the size of the one before.
+        # The finest is read at half its size, the coarsest at that of the one before.
         levels[0] = F.interpolate(levels[0], scale_factor=0.5, mode="bilinear")
         levels[-1] = F.interpolate(levels[-1], levels[-2].shape[2:], mode="bilinear")
         answers = [self.head(x, s) for x, s in zip(levels, self.grids, strict=True)]
