@@ -130,6 +130,10 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
         310,
         "two stages, each with its sampling, loss and choice of boxes, and the pooling between them",
     ),
+    "segmentation/solo-v2": (
+        290,
+        "two branches, assignment, loss, Matrix NMS and the choice of masks: none is of use without the others",
+    ),
 }
 TORCHVISION = {"nms", "batched_nms", "roi_align", "deform_conv2d"}
 

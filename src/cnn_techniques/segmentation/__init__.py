@@ -33,4 +33,17 @@ from .pspnet import PyramidPooling as PyramidPooling
 from .pspnet import pspnet_loss as pspnet_loss
 from .pspnet import pspnet_resnet50 as pspnet_resnet50
 from .pspnet import pspnet_resnet101 as pspnet_resnet101
+from .solo_v2 import SOLOv2 as SOLOv2
+from .solo_v2 import SOLOv2Backbone as SOLOv2Backbone
+from .solo_v2 import SOLOv2Conv as SOLOv2Conv
+from .solo_v2 import SOLOv2Head as SOLOv2Head
+from .solo_v2 import SOLOv2MaskBranch as SOLOv2MaskBranch
+from .solo_v2 import SOLOv2Output as SOLOv2Output
+from .solo_v2 import dice_loss as dice_loss
+from .solo_v2 import matrix_nms as matrix_nms
+from .solo_v2 import solo_v2 as solo_v2
+from .solo_v2 import solo_v2_assign as solo_v2_assign
+from .solo_v2 import solo_v2_detections as solo_v2_detections
+from .solo_v2 import solo_v2_loss as solo_v2_loss
+from .solo_v2 import with_coordinates as with_coordinates
 from .u_net import UNet as UNet
