@@ -734,7 +734,7 @@ def trial(seeds: list[int], learning_rate: float) -> dict[str, object]:
 
 @pytest.mark.record
 def test_record_it_learns_the_scenes_of_all_instance_segmenters(evidence) -> None:
-    # Chosen by tries with 400 other scenes (seed 1000), before this run.
+    # The rate of Faster R-CNN, which was chosen on other scenes.
     evidence.measured(
         "trial", arguments={"seeds": [0, 1, 2], "learning_rate": 4e-3}, run=trial
     )
