@@ -31,9 +31,9 @@ from cnn_techniques.modern.resnet import ResNet
 def with_coordinates(x: Tensor) -> Tensor:
     """Two more channels, where a cell lies: x and y from -1 to 1 (CoordConv)."""
     n, _, height, width = x.shape
-    kind = {"dtype": x.dtype, "device": x.device}
-    across = torch.linspace(-1, 1, width, **kind).expand(n, 1, height, width)
-    down = torch.linspace(-1, 1, height, **kind)[:, None].expand(n, 1, height, width)
+    across = torch.linspace(-1, 1, width, dtype=x.dtype, device=x.device)
+    down = torch.linspace(-1, 1, height, dtype=x.dtype, device=x.device)[:, None]
+    across, down = (side.expand(n, 1, height, width) for side in (across, down))
     return torch.cat([x, across, down], dim=1)
 
 
