@@ -590,13 +590,20 @@ def predict(
         Path | None,
         Option("--json", help="File for the classes; - writes them, not the lines."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        Option(
+            help="Folder for the pictures of what `detect` or `segment` has trained; else "
+            "predictions beside the checkpoint."
+        ),
+    ] = None,
 ) -> None:
     """Tell what a trained network takes images for.
 
     An image that cannot be read is told; the others are predicted all the same. Page
     lab/evaluate-and-export.
     """
-    report_predicted(checkpoint, images, top, as_json, network)
+    report_predicted(checkpoint, images, top, as_json, network, out)
 
 
 @app.command("export")

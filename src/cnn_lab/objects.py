@@ -5,7 +5,7 @@ variant of it.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as T
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from cnn_techniques import detection, segmentation
 from cnn_techniques.detection import (
@@ -35,16 +37,19 @@ from cnn_techniques.detection import (
 from cnn_techniques.modern import BasicBlock, ResNet
 from cnn_techniques.segmentation import FCN, UNet, fcn_loss
 
-from . import coco, networks
+from . import checkpoint, coco, networks
+from .checkpoint import written_whole
 from .coco import IGNORED, CocoImages
 from .fit import (
     AcceleratorLike,
+    BadData,
     EvaluationBatches,
     InMemory,
     Loss,
     Source,
     load_batches,
 )
+from .photos import read
 from .prepare import workers_for
 from .recipe import Recipe, Settings
 from .scene_trial import trial_scenes
@@ -59,6 +64,8 @@ SCENES, COCO = "scenes", "coco:"
 NAMES = (SCENES, "scenes:COUNT", "coco:FOLDER-OR-JSON")
 SIZE = 320  # of images in files
 BATCH = 32  # of a test
+SURE = 0.5  # what is drawn has a higher score
+COLOURS = ("red", "blue", "lime", "orange", "magenta", "cyan", "yellow", "purple")
 
 
 # --- the networks --------------------------------------------------------------------
@@ -72,13 +79,15 @@ class Kind:
         loss: `loss(model, images, targets)`.
         answer: of the output. A detector's: per image "boxes", "labels", "scores". A
             segmenter's: scores (N, K, H, W).
-        exported: those of the output's fields that say all, each a tensor; empty where
-            the network cannot be exported.
+        exported: those of the output's fields that say all, each a tensor with the
+            batch first; empty where the network cannot be exported.
+        shared: those that are the same for all images.
     """
 
     loss: Loss
     answer: Answer
     exported: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 def _sum(loss: Callable[[Any, Any], dict[str, Tensor]]) -> Loss:
@@ -99,12 +108,14 @@ DETECTORS: dict[type[nn.Module], Kind] = {
     RetinaNet: Kind(
         _sum(retinanet_loss),
         partial(retinanet_detections, limit=100),
-        ("logits", "offsets", "anchors"),
+        ("logits", "offsets"),
+        ("anchors",),
     ),
     FCOS: Kind(
         _sum(fcos_loss),
         partial(fcos_detections, limit=100),
         ("logits", "ltrb", "centerness"),
+        ("points.xy", "points.stride"),
     ),
     FasterRCNN: Kind(_faster_rcnn_loss, faster_rcnn_detections),
 }
@@ -493,6 +504,14 @@ TASKS = {"detect": DETECT, "segment": SEGMENT}
 # --- what was trained ----------------------------------------------------------------
 
 
+def task_of(path: Path) -> Objects | None:
+    """Of a checkpoint; None for a classifier's, and for what is none."""
+    try:
+        return TASKS.get(command_of(checkpoint.load(path)["recipe"]["network"]))
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
 def evaluate(
     path: Path,
     data: str = "",
@@ -558,3 +577,133 @@ def _here() -> Any:
     return SingleProcess(
         torch.accelerator.current_accelerator(True) or torch.device("cpu")
     )
+
+
+class Raw(nn.Module):
+    """A network whose output is a tuple of tensors, each with the batch first."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the tensors; Refused for a network that has none to give.
+
+        Those of a two-stage detector are as many as there are proposals, which an
+        exported network cannot sample and suppress as this one does.
+        """
+        kind = kind_of(self.model)
+        if not kind.exported:
+            raise Refused(
+                f"a {type(self.model).__name__} cannot be exported: how many boxes its "
+                "second stage reads depends on the image"
+            )
+        return kind.exported + kind.shared
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        out, kind = self.model(x), kind_of(self.model)
+        if isinstance(out, Tensor):
+            return (out,)
+        shared = [_field(out, name) for name in kind.shared]
+        return (
+            *(_field(out, name) for name in kind.exported),
+            *(t.expand(x.shape[0], *t.shape) for t in shared),
+        )
+
+
+def _field(out: Any, name: str) -> Tensor:
+    for part in name.split("."):
+        out = getattr(out, part)
+    return out  # type: ignore[no-any-return]
+
+
+def predict(
+    path: Path,
+    images: Sequence[Path],
+    out: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> Json:
+    """What is in images, drawn into copies of them.
+
+    Args:
+        out: folder of the pictures; `predictions` beside the checkpoint if None.
+
+    Returns "checkpoint", "network" and "images": for each its "file" and "error", or its
+    "file", "picture", and of a detector "objects" ("name", "score", "box" as x1, y1, x2,
+    y2 in pixels of the image), of a segmenter "classes" with the share of the pixels.
+    """
+    from .evaluate import load_network
+    from .predict import rows_of
+
+    model, state = load_network(path)
+    model.to(_here().device)
+    rows = [row for image in images for row in rows_of(image)]
+    folder = out or path.parent / "predictions"
+    taken: set[str] = set()
+    for done, row in enumerate(rows, 1):
+        if "error" not in row:
+            try:
+                picture, told = _predicted(model, state, row["file"])
+            except BadData as error:
+                row["error"] = str(error)
+            else:
+                name = Path(row["file"]).stem
+                while f"{name}.png" in taken:
+                    name += f"-{done}"
+                taken.add(f"{name}.png")
+                _write_picture(picture, folder / f"{name}.png", Path(row["file"]))
+                row.update(told, picture=str(folder / f"{name}.png"))
+        if progress is not None:
+            progress(done, len(rows))
+    return {
+        "checkpoint": str(path),
+        "network": state["recipe"]["network"],
+        "images": rows,
+    }
+
+
+def _write_picture(picture: Tensor, path: Path, image: Path) -> None:
+    if path.exists() and path.samefile(image):
+        raise Refused(f"{path} is the image itself; choose another folder with --out")
+    with written_whole(path) as part:
+        T.to_pil_image(picture).save(part, format="PNG")
+
+
+def _predicted(model: nn.Module, state: Json, file: str) -> tuple[Tensor, Json]:
+    size, classes = state["size"], state["classes"]
+    x = coco.fitted(file, size, tuple(state["mean"]), tuple(state["std"]))
+    image = read(file, size)
+    whole = image.shape[-2:]
+    inner = coco.inner_size(*whole, size)
+    with torch.no_grad():
+        found = kind_of(model).answer(model(x[None].to(_here().device)))
+    if type(model) in DETECTORS:
+        one = {k: v.cpu() for k, v in found[0].items()}
+        sure = one["scores"] > SURE
+        scale = torch.tensor([inner[1] / whole[1], inner[0] / whole[0]]).repeat(2)
+        limits = torch.tensor([whole[1], whole[0]]).repeat(2)
+        boxes = (one["boxes"][sure] / scale).clamp(min=0).minimum(limits)
+        labels, scores = one["labels"][sure].tolist(), one["scores"][sure].tolist()
+        told = [
+            {"name": classes[k], "score": s, "box": [round(v, 1) for v in box]}
+            for k, s, box in zip(labels, scores, boxes.tolist(), strict=True)
+        ]
+        names = [f"{t['name']} {t['score']:.0%}" for t in told]
+        colours = [COLOURS[k % len(COLOURS)] for k in labels]
+        drawn = (
+            draw_bounding_boxes(image, boxes, names, colours, width=2)
+            if told
+            else image
+        )
+        return drawn, {"objects": told}
+    scores = found[:, :, : inner[0], : inner[1]].float().cpu()
+    large = F.interpolate(scores, tuple(whole), mode="bilinear")
+    labels = large[0].argmax(dim=0)
+    present = [k for k in labels.unique().tolist() if k]
+    masks = torch.stack([labels == k for k in present]) if present else None
+    colours = [COLOURS[k % len(COLOURS)] for k in present]
+    if masks is not None:
+        image = draw_segmentation_masks(image, masks, alpha=0.6, colors=colours)
+    shares = {classes[k]: float((labels == k).double().mean()) for k in [0, *present]}
+    return image, {"classes": shares}
