@@ -429,14 +429,14 @@ _add(
     "detect",
     """Train a network to find objects: boxes, classes and scores.
 
-    COCO-FOLDER has images and a JSON file of their boxes. Page lab/detect.
+    Images are composed scenes, or those of a JSON file in COCO's form. Page lab/detect.
     """,
 )
 _add(
     "segment",
     """Train a network to label every pixel.
 
-    COCO-FOLDER has images and a JSON file of their masks. Page lab/detect.
+    Images are composed scenes, or those of a JSON file in COCO's form. Page lab/detect.
     """,
 )
 

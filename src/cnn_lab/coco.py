@@ -418,7 +418,9 @@ def decoded(mask: Any, width: int, height: int) -> Tensor:
     from pycocotools import mask as coco_mask
 
     codes = coco_mask.frPyObjects(mask, height, width)
-    return torch.from_numpy(coco_mask.decode(coco_mask.merge(codes))).bool()
+    # Its own decoder warns of NumPy 2.
+    counts = coco_mask.merge(codes)["counts"].decode()
+    return decoded({"counts": counts}, width, height)
 
 
 def label_map(image: AnnotatedImage) -> Tensor:
