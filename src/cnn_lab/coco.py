@@ -230,10 +230,10 @@ class _Reader:
         images: dict[int, AnnotatedImage] = {}
         names: set[str] = set()
         for number, entry in self._numbered(entries, "image"):
-            name, size = (
-                entry.get("file_name"),
-                (entry.get("width"), entry.get("height")),
-            )
+            name: Any = entry.get("file_name")
+            width: Any = entry.get("width")
+            height: Any = entry.get("height")
+            size = width, height
             if not isinstance(name, str) or not name or "\0" in name:
                 self.problems.append(f"image {number} has no file_name")
                 continue
@@ -254,8 +254,7 @@ class _Reader:
                     f"{self.roots[1]}"
                 )
                 continue
-            width, height = size
-            if problem := _differs(file, (width, height)):
+            if problem := _differs(file, size):
                 self.problems.append(f"image {number}: {problem}")
                 continue
             images[number] = AnnotatedImage(number, name, str(file), width, height)
@@ -290,7 +289,7 @@ class _Reader:
             if problem := mask_problem(mask, image.width, image.height):
                 return f"({image.name}) {problem}"
         else:
-            given = entry.get("bbox")
+            given: Any = entry.get("bbox")
             if not _numbers(given) or len(given) != 4:
                 return f"({image.name}) has bbox {_short(given)}, expected x, y, w, h"
             x, y, w, h = map(float, given)

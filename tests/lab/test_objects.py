@@ -2,6 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -519,8 +523,6 @@ def test_a_run_that_goes_on_ends_with_the_same_bytes(
 ) -> None:
     class StopsAtOnce(Silent):
         def step(self, step: object) -> None:
-            import signal
-
             signal.raise_signal(signal.SIGINT)
 
     for task, network in zip((DETECT, SEGMENT), NAMES, strict=True):
@@ -532,6 +534,36 @@ def test_a_run_that_goes_on_ends_with_the_same_bytes(
         train(recipe(network, yard), folder, HERE, task=task, resume=True)
         whole = (yard / task.command / LAST).read_bytes()
         assert (folder / LAST).read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["detect", "segment"])
+def test_a_run_that_is_killed_goes_on_to_the_same_bytes(
+    command: str, yard: Path, tmp_path: Path
+) -> None:
+    options = [
+        *(NAMES[command == "segment"], "--data", f"coco:{yard / 'coco'}"),
+        *("--size", "96", "--epochs", "3", "--batch-size", "2", "--save-every", "1"),
+        *("--workers", "1", "--weight-ema", "0.5", "--schedule", "one-cycle"),
+    ]
+
+    def begin(*arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "cnn_lab", command, *arguments])
+
+    whole = begin(*options, "--out", str(tmp_path / "whole"))
+    killed = begin(*options, "--out", str(tmp_path / "killed"))
+    for _ in range(12_000):  # ten minutes
+        if (tmp_path / "killed" / LAST).exists() or killed.poll() is not None:
+            break
+        time.sleep(0.05)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "result.json").exists()
+    assert checkpoint.load(tmp_path / "killed" / LAST)["done"] > 0
+    assert whole.wait() == 0
+    assert begin("--resume", str(tmp_path / "killed")).wait() == 0
+    files = ((tmp_path / name / LAST).read_bytes() for name in ("whole", "killed"))
+    assert next(files) == next(files)
 
 
 def test_going_on_with_other_annotations_is_refused(
