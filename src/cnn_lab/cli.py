@@ -15,7 +15,7 @@ import typer
 from typer import Argument, Option
 
 from . import compare as comparison
-from . import curves, networks, show
+from . import curves, networks, objects, show
 from .checkpoint import NotACheckpoint
 from .export import Format
 from .export import export as write_out
@@ -27,6 +27,7 @@ from .report import report
 from .saved import BEST, CONFIG, LAST
 from .sources import NAMES as DATA
 from .stop import Refused, Stopped, one_line, out_of_memory
+from .tasks import CLASSIFY, Task
 from .train import rehearse
 from .train import train as carry_out
 
@@ -247,13 +248,23 @@ def _run(
     resume: Path | None,
     settings: Settings,
     dry_run: bool = False,
+    task: Task = CLASSIFY,
 ) -> None:
+    if (command := objects.command_of(recipe.network)) != task.command:
+        raise Refused(f"{recipe.network} is for `cnn-lab {command}`")
     if out and resume and out != resume:
         raise Refused(f"--resume {resume} goes on in its own folder, not in {out}")
     folder = resume or out or Path("runs") / _folder_name(recipe)
     if dry_run:
         shown = show.display_for(sys.stdout) if _first_process() else show.Silent()
-        data = rehearse(recipe, folder, settings, resume=resume is not None, show=shown)
+        data = rehearse(
+            recipe,
+            folder,
+            settings,
+            resume=resume is not None,
+            show=shown,
+            task=task,
+        )
         shown.note(show.summary(recipe.data, data))
         return
     result = carry_out(
@@ -262,13 +273,21 @@ def _run(
         settings,
         resume=resume is not None,
         show=show.display_for(sys.stdout),
+        task=task,
     )
     if _first_process():
         _draw(recipe, result, folder)
         print(
-            f"{folder}: accuracy {result['accuracy']:.2%} "
+            f"{folder}: {_measure(result)} "
             f"of {result['images']} test images{_chosen(result)}"
         )
+
+
+def _measure(result: dict[str, Any]) -> str:
+    """That of the test part, whatever the epoch was chosen by."""
+    tested = {k: v for k, v in result.items() if not k.startswith("validation_")}
+    name, value = show.measure_of(tested)
+    return f"{name} {value:.2%}"
 
 
 def _draw(recipe: Recipe, result: dict[str, Any], folder: Path) -> None:
@@ -347,6 +366,81 @@ def transfer(
     _run(recipe, out, resume, settings, dry_run)
 
 
+# Options of a recipe that are of classifiers alone.
+CLASSIFIERS = (
+    *("augment", "mixup", "cutmix", "label_smoothing", "norm", "stochastic_depth"),
+    *("dropblock", "validate", "patience", "strategy", "weights", "last", "decay"),
+    *("sam", "mixed_precision", "compile", "deterministic"),
+)
+Objects = Annotated[
+    str,
+    Option(help=f"Data: {', '.join(objects.NAMES)}.", rich_help_panel=WHAT),
+]
+Side = Annotated[
+    int | None,
+    Option(
+        min=1,
+        help=f"Height and width that images are fitted into; else {objects.SIZE}, and "
+        "96 for scenes.",
+        rich_help_panel=WHAT,
+    ),
+]
+
+
+def _network(command: str) -> Any:
+    return Annotated[
+        str,
+        Argument(
+            help=f"A network: {', '.join(objects.names(command))}; or a call as in "
+            f'Python, such as "{objects.names(command)[-1]}(width=24)".'
+        ),
+    ]
+
+
+def _add(command: str, text: str) -> None:
+    """A command that trains networks of another task."""
+
+    @recipe_options(
+        without=CLASSIFIERS,
+        types={"network": _network(command), "data": Objects, "size": Side},
+        data=objects.SCENES,
+        epochs=8,
+        batch_size=8,
+        learning_rate=2e-3,
+    )
+    def run(
+        recipe: Recipe,
+        out: Out = None,
+        resume: Resume = None,
+        config: Config = None,
+        workers: Workers = None,
+        save_every: SaveEvery = 0,
+        track: Track = "",
+        dry_run: DryRun = False,
+    ) -> None:
+        settings = Settings(workers=workers, save_every=save_every, track=track)
+        _run(recipe, out, resume, settings, dry_run, objects.TASKS[command])
+
+    run.__doc__ = text
+    app.command(command)(run)
+
+
+_add(
+    "detect",
+    """Train a network to find objects: boxes, classes and scores.
+
+    Images are composed scenes, or those of a JSON file in COCO's form. Page lab/detect.
+    """,
+)
+_add(
+    "segment",
+    """Train a network to label every pixel.
+
+    Images are composed scenes, or those of a JSON file in COCO's form. Page lab/detect.
+    """,
+)
+
+
 def _folder_name(recipe: Recipe) -> str:
     plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in recipe.data)
     name = "".join(c for c in recipe.network if c.isalnum() or c in "-_")
@@ -385,6 +479,8 @@ def compare(
     The same command again goes on after a stop. Page lab/compare.
     """
     folder = out or Path("runs") / f"compare-{_folder_name(recipe)}"
+    if (command := objects.command_of(recipe.network)) != CLASSIFY.command:
+        raise Refused(f"{recipe.network} is for `cnn-lab {command}`")
     changed = [_arm(recipe, text) for text in arms]
     settings = Settings(root, download, workers)
     result = comparison.compare(recipe, changed, folder, settings, seeds=seeds)
@@ -494,13 +590,20 @@ def predict(
         Path | None,
         Option("--json", help="File for the classes; - writes them, not the lines."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        Option(
+            help="Folder for the pictures of what `detect` or `segment` has trained; else "
+            "predictions beside the checkpoint."
+        ),
+    ] = None,
 ) -> None:
     """Tell what a trained network takes images for.
 
     An image that cannot be read is told; the others are predicted all the same. Page
     lab/evaluate-and-export.
     """
-    report_predicted(checkpoint, images, top, as_json, network)
+    report_predicted(checkpoint, images, top, as_json, network, out)
 
 
 @app.command("export")

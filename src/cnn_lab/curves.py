@@ -9,6 +9,7 @@ import torch
 from .checkpoint import written_whole
 from .recipe import Recipe, make_optimizer, make_schedule
 from .schedules import OnPlateau
+from .show import measure_of
 
 Json = dict[str, Any]
 NAMES = ("curves.svg", "curves.png")
@@ -50,14 +51,14 @@ def draw(recipe: Recipe, result: Json, folder: Path) -> list[Path]:
         loss.plot(epochs, [row["loss"] for row in rows], ".-", color="#28557f")
         loss.set_title("training loss")
         loss.set_ylim(bottom=0)
-        split = "validation" if "validation_accuracy" in rows[0] else "test"
-        name = "validation_accuracy" if split == "validation" else "accuracy"
-        accuracy.plot(epochs, [row[name] for row in rows], ".-", color="#3f7a2c")
-        accuracy.set_title(f"{split} accuracy")
+        values = [measure_of(row)[1] for row in rows]
+        accuracy.plot(epochs, values, ".-", color="#3f7a2c")
+        name = measure_of(rows[0])[0]
+        accuracy.set_title(name if name.startswith("validation") else f"test {name}")
         accuracy.yaxis.set_major_formatter(PercentFormatter(1))
         steps = result.get("steps_per_epoch", 100)  # older results do not tell
-        at, values = rates(recipe, steps, rows)
-        rate.plot(at, values, color="#a1391c")
+        at, heights = rates(recipe, steps, rows)
+        rate.plot(at, heights, color="#a1391c")
         rate.set_title("learning rate")
         rate.set_ylim(bottom=0)
         for axes in (loss, accuracy, rate):

@@ -61,7 +61,7 @@ def load_network(
         model = networks.build(network, len(state["classes"]))
     try:
         if model is None:
-            model = networks.build(name, len(state["classes"]))
+            model = _build(name, len(state["classes"]))
         replace_norms(model, state["recipe"].get("norm", Norm.network))
         weights = state["model"]
         if state["weight_ema"] is not None:
@@ -76,6 +76,13 @@ def load_network(
         message = " ".join(str(error).split())[:200]
         raise NotACheckpoint(f"{path} does not hold its network: {message}") from None
     return model.eval(), state
+
+
+def _build(name: str, num_classes: int) -> nn.Module:
+    from . import objects  # which needs this module too
+
+    make = networks.build if objects.command_of(name) == "train" else objects.build
+    return make(name, num_classes)
 
 
 def saved_input_format(state: Json) -> InputFormat:

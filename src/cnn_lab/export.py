@@ -7,7 +7,7 @@ to 1 less `mean` and through `std`. Its metadata say the rest, each as JSON.
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import objects
 from .checkpoint import written_whole
 from .evaluate import evaluation_data, load_network, refuse_overwriting
 from .fit import BadData
@@ -59,8 +60,18 @@ def export(
     refuse_overwriting(out, path)
     model, state = load_network(path, network, model)
     model.float()
+    outputs: tuple[str, ...] = ("scores",)
+    task = objects.task_of(path)
+    if task is not None:
+        raw = objects.Raw(model).eval()
+        model, outputs = raw, raw.outputs
     try:
-        data_set, _ = evaluation_data(path, model, state, data, settings or Settings())
+        if task is not None:
+            data_set = objects.test_data(path, task, state, data)
+        else:
+            data_set, _ = evaluation_data(
+                path, model, state, data, settings or Settings()
+            )
     except BadData as error:
         raise BadData(
             f"{error}; an exported network is compared on images: say where they are "
@@ -80,8 +91,8 @@ def export(
     }
     with written_whole(out) as part:
         with _quiet():
-            _write(model, images[:3], metadata, part)
-        difference = difference_to_torch(part, model, images)
+            _write(model, images[:3], metadata, part, outputs)
+        difference = difference_to_torch(part, model, images, outputs)
     return {
         "file": str(out),
         "opset": OPSET,
@@ -90,7 +101,13 @@ def export(
     }
 
 
-def _write(model: nn.Module, images: Tensor, metadata: Json, path: Path) -> None:
+def _write(
+    model: nn.Module,
+    images: Tensor,
+    metadata: Json,
+    path: Path,
+    outputs: Sequence[str] = ("scores",),
+) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     try:
@@ -98,7 +115,7 @@ def _write(model: nn.Module, images: Tensor, metadata: Json, path: Path) -> None
             model,
             (images,),
             input_names=["images"],
-            output_names=["scores"],
+            output_names=list(outputs),
             dynamic_shapes=({0: "batch"},),
             opset_version=OPSET,
             verbose=False,
@@ -115,8 +132,12 @@ def _write(model: nn.Module, images: Tensor, metadata: Json, path: Path) -> None
     program.save(path, external_data=False)
 
 
-def difference_to_torch(path: Path, model: nn.Module, images: Tensor) -> float:
+def difference_to_torch(
+    path: Path, model: nn.Module, images: Tensor, outputs: Sequence[str] = ("scores",)
+) -> float:
     """The largest difference of an ONNX file to torch, as a share of the largest score.
+
+    Of several outputs each is compared with its own largest.
 
     Raises: Refused where that is more than BOUND, or the file cannot be run.
     """
@@ -133,14 +154,18 @@ def difference_to_torch(path: Path, model: nn.Module, images: Tensor) -> float:
         session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
-        outputs = [
-            torch.from_numpy(session.run(["scores"], {"images": batch.numpy()})[0])
+        found = [
+            session.run(list(outputs), {"images": batch.numpy()})
             for batch in images.split(BATCHES)
         ]
     except Exception as error:  # onnxruntime's have no class in common either
         raise Refused(f"the exported network cannot be run: {_first(error)}") from None
-    ours, theirs = torch.cat(expected), torch.cat(outputs)
-    difference = float((ours - theirs).abs().max() / ours.abs().max())
+    differences = []
+    for place in range(len(outputs)):
+        ours = torch.cat([o[place] if isinstance(o, tuple) else o for o in expected])
+        theirs = torch.cat([torch.from_numpy(run[place]) for run in found])
+        differences.append((ours - theirs).abs().max() / ours.abs().max())
+    difference = float(torch.stack(differences).max())
     if not difference <= BOUND:  # nor if it is no number
         raise Refused(
             "the exported network computes something else: scores differ by "

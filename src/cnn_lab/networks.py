@@ -52,7 +52,9 @@ def _needs_classes_alone(thing: Callable[..., Any]) -> bool:
     )
 
 
-def build(spec: str, num_classes: int) -> nn.Module:
+def build(
+    spec: str, num_classes: int, known: Mapping[str, Any] | None = None
+) -> nn.Module:
     """The network that `spec` names, with that many classes.
 
     Args:
@@ -61,6 +63,7 @@ def build(spec: str, num_classes: int) -> nn.Module:
             numbers and arithmetic, text, tuples, calls, and a lambda where a network
             takes a function; nothing else: it is read, not executed. Or a function of
             one's own, package.module:function, which is.
+        known: names that it may hold; those of `parts` if None.
 
     Raises: ValueError for a spec that says anything else.
     """
@@ -84,16 +87,27 @@ def build(spec: str, num_classes: int) -> nn.Module:
             f"{spec!r} is not a network: expected a name or a call, as in 'resnet18' "
             "or 'ResNet(BasicBlock, (1, 1, 1), width=16)'"
         )
+    known = parts() if known is None else known
     named = [keyword.arg for keyword in tree.keywords]
-    if "num_classes" not in named:
-        tree.keywords.append(ast.keyword("num_classes", ast.Constant(num_classes)))
+    argument = _classes_argument(known.get(ast.unparse(tree.func)))
+    if argument not in named:
+        tree.keywords.append(ast.keyword(argument, ast.Constant(num_classes)))
     try:
-        model = _value(tree, spec, parts())
+        model = _value(tree, spec, known)
     except (TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{spec!r} is not a network: {error}") from None
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec!r} is not a network but a {type(model).__name__}")
     return model
+
+
+def _classes_argument(thing: Any) -> str:
+    """What the number of classes is called: num_classes, U-Net's classes."""
+    if not callable(thing) or "num_classes" in inspect.signature(thing).parameters:
+        return "num_classes"
+    return (
+        "classes" if "classes" in inspect.signature(thing).parameters else "num_classes"
+    )
 
 
 def _value(node: ast.expr, spec: str, known: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import own, show
+from . import objects, own, show
 from .evaluate import load_network, refuse_overwriting, saved_input_format
 from .fit import BadData
 from .photos import ENDINGS, Photos, hidden
@@ -54,7 +54,7 @@ def predict(
         )
     device = torch.accelerator.current_accelerator(True) or torch.device("cpu")
     model.to(device)
-    rows: list[Json] = [row for image in images for row in _rows(image)]
+    rows: list[Json] = [row for image in images for row in rows_of(image)]
     input_format = saved_input_format(state)
     waiting: list[tuple[Json, Tensor]] = []
 
@@ -95,7 +95,7 @@ def predict(
     }
 
 
-def _rows(path: Path) -> Iterator[Json]:
+def rows_of(path: Path) -> Iterator[Json]:
     """A row for the file, or for each photo below the folder."""
     if not path.is_dir():
         error = {} if path.exists() else {"error": f"there is no image {path}"}
@@ -118,21 +118,31 @@ def report(
     top: int,
     as_json: Path | None,
     network: str = "",
+    out: Path | None = None,
 ) -> None:
     """Predict, and show it: on stdout, as JSON (`-`: on stdout instead).
 
     Raises: Refused at the end where an image could not be read.
     """
     refuse_overwriting(as_json, path)
+    drawn = objects.task_of(path) is not None
+    if out and not drawn:
+        raise Refused(
+            f"--out {out}: the network of {path} draws nothing, it tells classes"
+        )
     with show.bar("images", sys.stderr) as progress:
-        result = predict(path, images, top, progress, network)
+        if drawn:
+            result = objects.predict(path, images, out, progress)
+        else:
+            result = predict(path, images, top, progress, network)
     rows = result["images"]
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))
     else:
         for row in rows:
             if "error" not in row:
-                print(f"{row['file']}: {_line(row['classes'])}")
+                told = _objects(row) if drawn else _line(row["classes"])
+                print(f"{row['file']}: {told}")
         if as_json:
             write_json(as_json, result)
     sys.stdout.flush()
@@ -141,6 +151,15 @@ def report(
         print(f"cnn-lab: {' '.join(error.split())}", file=sys.stderr)
     if errors:
         raise Refused(f"{len(errors)} of {len(rows)} images could not be read")
+
+
+def _objects(row: Json) -> str:
+    """What was found, and where it is drawn."""
+    if "objects" in row:
+        found = [f"{o['name']} {o['score']:.1%}" for o in row["objects"]]
+    else:
+        found = [f"{name} {share:.1%}" for name, share in row["classes"].items()]
+    return f"{', '.join(found) or 'nothing'} ({row['picture']})"
 
 
 def _line(classes: list[Json]) -> str:

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from . import objects
 from .checkpoint import written_whole
 from .evaluate import SCORES, evaluate, refuse_overwriting
 from .predictions import measured
@@ -52,6 +53,24 @@ def print_measures(result: Json) -> None:
     Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if none := [row["name"] for row in result["classes"] if not row["images"]]:
         print(f"\nno test image, and not in the means: {', '.join(none)}")
+
+
+def print_objects(result: Json) -> None:
+    """The measures of a detector or segmenter on stdout, and the first for each class."""
+    print(f"{result['network']} on {result['images']} images of {result['data']}\n")
+    names = {
+        **{"ap": "AP", "ap50": "AP at IoU 0.5", "ap75": "AP at IoU 0.75"},
+        **{"mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"},
+    }
+    for key, name in names.items():
+        if key in result:
+            print(f"{name:<15} {result[key]:.2%}")
+    measure = "ap" if "ap" in result else "mean_iou"
+    width = max(len(row["name"]) for row in result["classes"])
+    print(f"\n{'class':<{width}}  {'AP' if measure == 'ap' else 'IoU'}")
+    for row in result["classes"]:
+        value = row[measure]
+        print(f"{row['name']:<{width}}  {'-' if value is None else f'{value:.2%}'}")
 
 
 def _number(value: float | None) -> str:
@@ -116,17 +135,24 @@ def report(
         raise ValueError(f"--confusion {confusion} must end in .png or .svg")
     for out in (as_json, confusion):
         refuse_overwriting(out, path)
+    shown = print_measures
     if path.suffix.lower() == ".csv":
         if data:
             raise ValueError(f"--data {data}: {path} holds the true classes itself")
         result = measured(path)
+    elif objects.task_of(path) is not None:
+        if confusion:
+            raise ValueError(f"--confusion {confusion} is of classifiers alone")
+        with bar("testing", sys.stderr) as progress:
+            result = objects.evaluate(path, data, settings, progress)
+        shown = print_objects
     else:
         with bar("testing", sys.stderr) as progress:
             result = evaluate(path, data, settings, progress, network=network)
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))
     else:
-        print_measures(result)
+        shown(result)
         if as_json:
             write_json(as_json, result)
     if confusion:

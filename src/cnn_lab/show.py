@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 ProgressCallback = Callable[[int, int], object]  # how many are done, of how many
+MEASURES = {"accuracy": "accuracy", "ap": "AP", "mean_iou": "mean IoU"}
 PARTS = {"train": "to learn from", "validation": "to choose by", "test": "to test"}
 LISTED = 10  # classes that a summary names
 
@@ -128,12 +129,12 @@ class Bar(Lines):
         self, recipe: "Recipe", data: "DataSet", step: int, per_epoch: int
     ) -> None:
         super().begin(recipe, data, 0, per_epoch)
-        self.loss, self.accuracy = 0.0, "–"
+        self.loss, self.measure = 0.0, "accuracy –"
         self.task = self.progress.add_task(
             f"epoch {step // per_epoch + 1}/{recipe.epochs}",
             total=recipe.epochs * per_epoch,
             completed=step,
-            state="loss –  accuracy –",
+            state="loss –",
         )
 
     def step(self, step: Step) -> None:
@@ -145,7 +146,7 @@ class Bar(Lines):
             self.task,
             advance=1,
             description=f"epoch {step.epoch}/{self.epochs}",
-            state=f"loss {self.loss:.3f}  accuracy {self.accuracy} {speed:.0f} images/s",
+            state=f"loss {self.loss:.3f}  {self.measure} {speed:.0f} images/s",
         )
 
     def tested(self, done: int, total: int) -> None:
@@ -157,7 +158,8 @@ class Bar(Lines):
         if self.test is not None:
             self.progress.remove_task(self.test)
             self.test = None
-        self.accuracy = f"{accuracy_of(row):.1%}"
+        name, value = measure_of(row)
+        self.measure = f"{name.removeprefix('validation ')} {value:.1%}"
         self.note(epoch_line(row, self.epochs))
         self.images, self.start = 0, time.perf_counter()
 
@@ -226,17 +228,17 @@ def _classes(data: "DataSet") -> list[str]:
 
 
 def epoch_line(row: Json, epochs: int) -> str:
-    part = "validation " if "validation_accuracy" in row else ""
-    return (
-        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
-        f"{part}accuracy {accuracy_of(row):.2%}"
-    )
+    name, value = measure_of(row)
+    return f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, {name} {value:.2%}"
 
 
-def accuracy_of(row: Json) -> float:
-    """After an epoch: on the validation images where there are some, else the test part."""
-    validated = "validation_accuracy" in row
-    return float(row["validation_accuracy" if validated else "accuracy"])
+def measure_of(row: Json) -> tuple[str, float]:
+    """What an epoch is judged by, and its value; on validation images where there are some."""
+    for prefix in ("validation ", ""):
+        for key, name in MEASURES.items():
+            if (found := prefix.replace(" ", "_") + key) in row:
+                return prefix + name, float(row[found])
+    raise KeyError(f"none of {', '.join(MEASURES)} in {', '.join(row)}")
 
 
 def display_for(stream: Any = sys.stdout) -> Show:

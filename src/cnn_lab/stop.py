@@ -112,5 +112,5 @@ def short_reason(error: Exception) -> str:
     return re.sub(r"^\[[^]]*\] ", "", one_line(error)).split(". ")[0]
 
 
-def resume_hint(folder: Path) -> str:
-    return f"go on with: cnn-lab train --resume {shlex.quote(str(folder))}"
+def resume_hint(folder: Path, command: str = "train") -> str:
+    return f"go on with: cnn-lab {command} --resume {shlex.quote(str(folder))}"

@@ -22,10 +22,9 @@ from .prepare import (
     check_tracker,
     make_accelerator,
     make_run,
-    prepared,
     workers_for,
 )
-from .recipe import Recipe, Settings, make_loss, make_mix
+from .recipe import Recipe, Settings, make_mix
 from .record import environment
 from .saved import (
     BEST,
@@ -43,7 +42,6 @@ from .saved import (
     write_json,
 )
 from .schedules import OnPlateau
-from .scores import accuracies
 from .show import Show, Silent
 from .sources import DataSet
 from .stop import (
@@ -59,6 +57,7 @@ from .stop import (
     short_reason,
     stop_signals,
 )
+from .tasks import CLASSIFY, Task
 from .update import make_update
 
 Json = dict[str, Any]
@@ -73,6 +72,7 @@ def train(
     show: Show | None = None,
     model: nn.Module | None = None,
     data: Any = None,
+    task: Task = CLASSIFY,
 ) -> Json:
     """Carry out a recipe, and return its result.
 
@@ -82,6 +82,7 @@ def train(
         model: trained in place, instead of the one that the recipe names, which is then
             its name for readers. Scores (N, K), or a tuple of which they are the first.
         data: `own.Datasets` or a pair (train, test), instead of the recipe's.
+        task: what is learnt: `objects.DETECT` and `objects.SEGMENT` are others.
 
     Raises: Refused for a folder that holds another run; BadData, NotACheckpoint,
     FloatingPointError and OSError with messages of one line; Stopped after SIGINT,
@@ -102,7 +103,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(deterministic(recipe.deterministic))
         torch.manual_seed(recipe.seed)
-        model, data = prepared(recipe, settings, model, data, show)
+        model, data = task.prepared(recipe, settings, model, data, show)
         run = make_run(recipe, model, data, accelerator)
         if saved is not None:
             check_same_data(saved, data, folder)
@@ -118,15 +119,26 @@ def train(
         try:
             with stop_signals(accelerator) as stop_request:
                 _train_epochs(
-                    run, recipe, data, folder, settings, accelerator, show, stop_request
+                    run,
+                    recipe,
+                    data,
+                    folder,
+                    settings,
+                    accelerator,
+                    show,
+                    stop_request,
+                    task,
                 )
                 learnt = True
-                row = _final_row(run, data, folder, accelerator, settings)
+                row = _final_row(run, data, folder, accelerator, settings, task)
         except (RuntimeError, MemoryError, *CONNECTION_LOST) as error:
             if out_of_memory(error):
                 cure = "lower --batch-size or --size"
                 if learnt or run.untested is not None:  # testing has no such option
-                    cure = f"what was learnt is saved; free some, and {resume_hint(folder)}"
+                    cure = (
+                        "what was learnt is saved; free some, and "
+                        f"{resume_hint(folder, task.command)}"
+                    )
                 raise Refused(
                     f"no memory is left ({one_line(error)}): {cure}"
                 ) from None
@@ -136,7 +148,7 @@ def train(
                 raise
             raise Refused(
                 f"another process has ended ({short_reason(error)}), so this one stops; "
-                f"{resume_hint(folder)}"
+                f"{resume_hint(folder, task.command)}"
             ) from None
         seconds += time.perf_counter()
         work += _processor_seconds()
@@ -165,6 +177,7 @@ def rehearse(
     *,
     resume: bool = False,
     show: Show | None = None,
+    task: Task = CLASSIFY,
 ) -> DataSet:
     """All that a run does before its first step, without writing anything.
 
@@ -175,7 +188,7 @@ def rehearse(
     if settings.track:
         check_tracker(settings.track)
     with torch.random.fork_rng(devices=[]):
-        _, data = prepared(recipe, settings, show=show)
+        _, data = task.prepared(recipe, settings, show=show)
     if saved is not None:
         check_same_data(saved, data, folder)
     return data
@@ -210,6 +223,7 @@ def _train_epochs(
     accelerator: accelerate.Accelerator,
     show: Show,
     stop_request: "StopRequest",
+    task: Task,
 ) -> None:
     per_epoch = math.ceil(len(data.train) / recipe.batch_size)
     workers = workers_for(settings, data)
@@ -219,7 +233,7 @@ def _train_epochs(
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         optimizer=run.optimizer,
-        loss=make_loss(recipe),
+        loss=task.loss(recipe),
         schedule=run.schedule,
         batch_transform=_transform(recipe, len(data.classes)),
         update=make_update(recipe),
@@ -240,7 +254,7 @@ def _train_epochs(
         """The epoch's last word; an epoch whose testing fails is kept, and tested later."""
         run.untested = row
         try:
-            measures = accuracies(
+            measures = task.test(
                 run.tested_model, part, accelerator, workers, show.tested
             )
         except BaseException:
@@ -282,14 +296,14 @@ def _train_epochs(
             if step.ends_epoch:  # after the saving: a terminal may be gone
                 show.epoch(run.history[-1])
                 if settings.track:
-                    name = f"{prefix}accuracy"
+                    name = f"{prefix}{task.measure}"
                     accelerator.log({name: run.history[-1][name]}, step=run.step)
                 if out_of_patience(run.history, recipe.patience):
                     return
             if stop and run.step < recipe.epochs * per_epoch:
                 raise Stopped(
                     f"stopped after {run.step} steps, all of which are saved; "
-                    f"{resume_hint(folder)}",
+                    f"{resume_hint(folder, task.command)}",
                     stop_request.number or signal.SIGINT,
                 )
 
@@ -312,6 +326,7 @@ def _final_row(
     folder: Path,
     accelerator: accelerate.Accelerator,
     settings: Settings,
+    task: Task,
 ) -> Json:
     """The last epoch; where there are validation images the best one, tested here."""
     if data.validation is None:
@@ -322,7 +337,7 @@ def _final_row(
     workers = workers_for(settings, data)
     return {
         **state["history"][-1],
-        **accuracies(run.tested_model, data.test, accelerator, workers),
+        **task.test(run.tested_model, data.test, accelerator, workers),
     }
 
 

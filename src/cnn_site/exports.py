@@ -13,7 +13,10 @@ from . import CATEGORIES, pages
 from .directives import ABOUT
 from .pages import DOCS, Technique
 
-LAB = ("train", "transfer", "evaluate-and-export", "compare", "many-processes")
+LAB = (
+    *("train", "transfer", "detect", "evaluate-and-export", "compare"),
+    "many-processes",
+)
 
 
 def entry(t: Technique) -> dict[str, Any]:

@@ -1,0 +1,709 @@
+"""Networks that find objects or label pixels: how each is trained, read and tested.
+
+A further network of floor 1 is one entry of `NETWORKS`, and one function for a narrow
+variant of it.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as T
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from cnn_techniques import detection, segmentation
+from cnn_techniques.detection import (
+    FCOS,
+    FasterRCNN,
+    FasterRCNNBackbone,
+    FeaturePyramidNetwork,
+    FeaturePyramidPool,
+    RetinaNet,
+    RetinaNetBackbone,
+    faster_rcnn_detections,
+    faster_rcnn_loss,
+    fcos_detections,
+    fcos_loss,
+    retinanet_detections,
+    retinanet_loss,
+)
+from cnn_techniques.modern import BasicBlock, ResNet
+from cnn_techniques.segmentation import FCN, UNet, fcn_loss
+
+from . import checkpoint, coco, networks
+from .checkpoint import written_whole
+from .coco import IGNORED, CocoImages
+from .fit import (
+    AcceleratorLike,
+    BadData,
+    EvaluationBatches,
+    InMemory,
+    Loss,
+    Source,
+    load_batches,
+)
+from .photos import read
+from .prepare import workers_for
+from .recipe import Recipe, Settings
+from .scene_trial import trial_scenes
+from .show import ProgressCallback, Show, Silent
+from .sources import DataSet, PhotoNames
+from .sources import _digest as digest_of
+from .stop import Refused, one_line
+
+Json = dict[str, Any]
+Answer = Callable[[Any], Any]
+SCENES, COCO = "scenes", "coco:"
+NAMES = (SCENES, "scenes:COUNT", "coco:FOLDER-OR-JSON")
+SIZE = 320  # of images in files
+BATCH = 32  # of a test
+SURE = 0.5  # what is drawn has a higher score
+COLOURS = ("red", "blue", "lime", "orange", "magenta", "cyan", "yellow", "purple")
+
+
+# --- the networks --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the networks of one class are trained and read.
+
+    Args:
+        loss: `loss(model, images, targets)`.
+        answer: of the output. A detector's: per image "boxes", "labels", "scores". A
+            segmenter's: scores (N, K, H, W).
+        exported: those of the output's fields that say all, each a tensor with the
+            batch first; empty where the network cannot be exported.
+        shared: those that are the same for all images.
+    """
+
+    loss: Loss
+    answer: Answer
+    exported: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+
+def _sum(loss: Callable[[Any, Any], dict[str, Tensor]]) -> Loss:
+    """Of the parts of a detector's loss."""
+    return lambda model, x, y: torch.stack(list(loss(model(x), y).values())).sum()
+
+
+def _faster_rcnn_loss(model: nn.Module, x: Tensor, y: Any) -> Tensor:
+    return torch.stack(list(faster_rcnn_loss(model(x, y), y).values())).sum()
+
+
+def _pixel_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    total = F.cross_entropy(model(x), y, ignore_index=IGNORED, reduction="sum")
+    return total / (y != IGNORED).sum().clamp(min=1)
+
+
+DETECTORS: dict[type[nn.Module], Kind] = {
+    RetinaNet: Kind(
+        _sum(retinanet_loss),
+        partial(retinanet_detections, limit=100),
+        ("logits", "offsets"),
+        ("anchors",),
+    ),
+    FCOS: Kind(
+        _sum(fcos_loss),
+        partial(fcos_detections, limit=100),
+        ("logits", "ltrb", "centerness"),
+        ("points.xy", "points.stride"),
+    ),
+    FasterRCNN: Kind(_faster_rcnn_loss, faster_rcnn_detections),
+}
+SEGMENTERS: dict[type[nn.Module], Kind] = {
+    UNet: Kind(_pixel_loss, lambda out: out, ("scores",)),
+    FCN: Kind(
+        lambda model, x, y: fcn_loss(model(x), y, ignored=IGNORED),
+        lambda out: out.out,
+        ("out",),
+    ),
+}
+
+
+def _resnet(width: int) -> tuple[ResNet, list[int]]:
+    body = ResNet(BasicBlock, (1, 1, 1, 1), width=width)
+    return body, [width, 2 * width, 4 * width, 8 * width]
+
+
+def small_retinanet(
+    num_classes: int, width: int = 16, smallest: float = 20
+) -> RetinaNet:
+    """On a ResNet-10, three levels; objects of about `smallest` to twice that."""
+    body, maps = _resnet(width)
+    backbone = RetinaNetBackbone(body, FeaturePyramidNetwork(maps[1:], 2 * width))
+    sides = [smallest * factor for factor in (1, 1.4, 1.8)]
+    std = (2 / (18 * width)) ** 0.5
+    return RetinaNet(backbone, 2 * width, num_classes, sides, (8, 16, 32), std)
+
+
+def small_fcos(num_classes: int, width: int = 16, smallest: float = 20) -> FCOS:
+    body, maps = _resnet(width)
+    backbone = RetinaNetBackbone(body, FeaturePyramidNetwork(maps[1:], 2 * width))
+    bounds = (1.4 * smallest, 2 * smallest)
+    strides = (8, 16, 32)
+    return FCOS(
+        backbone, 2 * width, num_classes, strides, bounds, groups=4, first_side=1.0
+    )
+
+
+def small_faster_rcnn(
+    num_classes: int, width: int = 16, smallest: float = 20
+) -> FasterRCNN:
+    body, maps = _resnet(width)
+    pyramid = FeaturePyramidNetwork(maps, 2 * width, FeaturePyramidPool())
+    return FasterRCNN(
+        FasterRCNNBackbone(body, pyramid),
+        2 * width,
+        num_classes,
+        anchor_sizes=[smallest * factor for factor in (0.6, 1, 1.4, 1.8, 2.4)],
+        width=8 * width,
+        proposals=(100, 50),
+        samples=32,
+        canonical_size=112,
+    )
+
+
+def small_unet(num_classes: int, width: int = 8) -> UNet:
+    return UNet(3, num_classes, width, padding=1)
+
+
+def small_fcn(num_classes: int, width: int = 16) -> FCN:
+    return FCN(_resnet(width)[0], num_classes)
+
+
+SMALL = {
+    "detect": (small_retinanet, small_fcos, small_faster_rcnn),
+    "segment": (small_unet, small_fcn),
+}
+PLACES = {"detect": detection, "segment": segmentation}
+
+
+@cache
+def parts(command: str) -> Mapping[str, Any]:
+    """What an expression for a network may be made of."""
+    found = {
+        n: v
+        for n, v in vars(PLACES[command]).items()
+        if n[0] != "_" and not inspect.ismodule(v)
+    }
+    return {
+        **networks.parts(),
+        **found,
+        **{make.__name__: make for make in SMALL[command]},
+    }
+
+
+def names(command: str) -> list[str]:
+    """The networks that need a number of classes alone: narrow ones, published ones."""
+    kinds = tuple(DETECTORS if command == "detect" else SEGMENTERS)
+    made = []
+    for name, thing in parts(command).items():
+        if not inspect.isfunction(thing):
+            continue
+        returned = inspect.signature(thing).return_annotation
+        if returned in kinds or returned in {k.__name__ for k in kinds}:
+            made.append(name)
+    return made
+
+
+def command_of(spec: str) -> str:
+    """The command that trains what `spec` names: detect, segment or, of all else, train."""
+    head = spec.partition("(")[0].strip()
+    for command, place in PLACES.items():
+        small = [make.__name__ for make in SMALL[command]]
+        if head in small or (head[:1] != "_" and callable(vars(place).get(head))):
+            return command
+    return "train"
+
+
+def build(spec: str, num_classes: int) -> nn.Module:
+    """The detector or segmenter that `spec` names; see `networks.build`.
+
+    Raises: ValueError for a spec that names none.
+    """
+    command = command_of(spec)
+    kinds = DETECTORS if command == "detect" else SEGMENTERS
+    if command not in PLACES:
+        every = ", ".join(n for c in PLACES for n in names(c))
+        raise ValueError(
+            f"{spec!r} finds no objects and labels no pixels: expected {every}"
+        )
+    model = networks.build(spec, num_classes, parts(command))
+    if type(model) not in kinds:
+        raise ValueError(
+            f"{spec!r} is a {type(model).__name__}, which `cnn-lab {command}` cannot "
+            f"train; expected {', '.join(k.__name__ for k in kinds)}"
+        )
+    return model
+
+
+def kind_of(model: nn.Module) -> Kind:
+    return {**DETECTORS, **SEGMENTERS}[type(model)]
+
+
+# --- the data ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Format:
+    """How images are given to a network, and which targets it learns from."""
+
+    channels: int
+    masks: bool
+    size: int | None = None
+
+
+def open_objects(
+    name: str, wanted: Format, show: Show, *, all_of: list[str] | None = None
+) -> DataSet:
+    """Scenes, or annotated images in COCO's form.
+
+    Args:
+        all_of: these classes; take the whole of one JSON file to test with.
+
+    Raises: BadData; ValueError for another name, or a size that scenes do not have.
+    """
+    if name.partition(":")[0] == SCENES:
+        return _scenes(name, wanted)
+    if not name.startswith(COCO):
+        raise ValueError(f"unknown data {name!r}; expected one of {', '.join(NAMES)}")
+    place = name.removeprefix(COCO)
+    if all_of is not None:
+        train = test = coco.annotations(Path(place), wanted.masks)
+    else:
+        train, test = coco.parts(place, wanted.masks)
+    notes = train.notes + (test.notes if test is not train else [])
+    for note in notes:
+        show.note(note)
+    # ImageNet's, as for photos.
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if wanted.channels == 1:
+        mean, std = (0.449,), (0.226,)  # type: ignore[assignment]
+    size = wanted.size or SIZE
+    sources = [
+        CocoImages(part.images, size, mean, std, wanted.masks, test=part is test)
+        for part in (train, test)
+    ]
+    background = ["background"] if wanted.masks else []
+    return DataSet(
+        [*background, *train.classes],
+        sources[0],
+        sources[1],
+        mean,
+        std,
+        size,
+        coco.digest(train, test),
+        {},
+        PhotoNames([i.name for i in train.images], [i.name for i in test.images]),
+    )
+
+
+def _scenes(name: str, wanted: Format) -> DataSet:
+    _, _, text = name.partition(":")
+    count = int(text) if text.isdecimal() else 0
+    if name != SCENES and count < 8:
+        raise ValueError(f"data {name!r}: expected {SCENES}:COUNT with at least 8")
+    count = count or 1600
+    train, test = trial_scenes(count, 0), trial_scenes(count // 8, 0, "test")
+    size = train.images.shape[-1]
+    if wanted.size not in (None, size):
+        raise ValueError(f"size is {wanted.size}: scenes are of {size} pixels")
+    mean, std = (0.35,) * wanted.channels, (0.2,) * wanted.channels
+    sources = [
+        InMemory(
+            ((part.images - mean[0]) / std[0]).expand(-1, wanted.channels, -1, -1),
+            part.masks if wanted.masks else part.targets,
+        )
+        for part in (train, test)
+    ]
+    background = ["background"] if wanted.masks else []
+    return DataSet(
+        [*background, *map(str, range(10))],
+        *sources,
+        mean,
+        std,
+        size,
+        digest_of(train.images, train.masks, test.images, test.masks),
+        {},
+    )
+
+
+# --- the tasks -----------------------------------------------------------------------
+
+
+class Objects:
+    """A task of `tasks.Task`: "detect", or "segment"."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.masks = command == "segment"
+        self.measure = "mean_iou" if self.masks else "ap"
+
+    def prepared(
+        self,
+        recipe: Recipe,
+        settings: Settings,
+        model: nn.Module | None = None,
+        data: Any = None,
+        show: Show | None = None,
+    ) -> tuple[nn.Module, DataSet]:
+        """As `prepare.prepared`; networks and data go by their names here."""
+        show = show or Silent()
+        if model is not None or data is not None:
+            raise ValueError(f"`{self.command}` takes networks and data by their names")
+        if command_of(recipe.network) != self.command:
+            raise ValueError(
+                f"{recipe.network!r} is none of {self.command}'s networks: "
+                f"{', '.join(names(self.command))}, or an expression of "
+                f"{', '.join(k.__name__ for k in (SEGMENTERS if self.masks else DETECTORS))}"
+            )
+        with torch.random.fork_rng(devices=[]):
+            channels = networks.channels(build(recipe.network, 2))
+        with show.loading():
+            wanted = Format(channels, self.masks, recipe.size)
+            data_set = open_objects(recipe.data, wanted, show)
+        model = build(recipe.network, len(data_set.classes))
+        self._check(model, recipe, data_set)
+        return model, data_set
+
+    def _check(self, model: nn.Module, recipe: Recipe, data: DataSet) -> None:
+        """ValueError unless a step could be made of the smallest batch of an epoch."""
+        batch = min(len(data.train) % recipe.batch_size or recipe.batch_size, 2)
+        shape = (batch, *data.image)
+        targets: Any = torch.zeros(batch, *shape[2:], dtype=torch.long)
+        if not self.masks:
+            side = data.size / 2
+            one = {
+                "boxes": torch.tensor([[0, 0, side, side]]),
+                "labels": targets[0, 0, :1],
+            }
+            targets = [one] * batch
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                tried = deepcopy(model).train()
+                kind_of(model).loss(tried, torch.zeros(shape), targets)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{recipe.network} cannot be trained with a batch of shape {shape}: "
+                f"{one_line(error)}"
+            ) from None
+
+    def loss(self, recipe: Recipe) -> Loss:
+        return lambda model, x, y: kind_of(model).loss(model, x, y)
+
+    def test(
+        self,
+        model: nn.Module,
+        source: Source,
+        accelerator: AcceleratorLike,
+        workers: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> dict[str, float]:
+        result = self.measured(model, source, accelerator, workers, progress)
+        return {k: v for k, v in result.items() if isinstance(v, float)}
+
+    def measured(
+        self,
+        model: nn.Module,
+        source: Source,
+        accelerator: AcceleratorLike,
+        workers: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> Json:
+        """The measures, and under "each" the first of them for every class (or None)."""
+        if accelerator.num_processes > 1:
+            raise Refused(f"cnn-lab {self.command} runs in one process")
+        answer = kind_of(model).answer
+        measure: Any = (_Labels if self.masks else _Boxes)()
+        modes = {module: module.training for module in model.modules()}
+        planned, done = EvaluationBatches(source, BATCH, accelerator), 0
+        model.eval()
+        try:
+            with torch.no_grad():
+                for x, y in load_batches(planned, workers):
+                    measure.add(answer(model(x.to(accelerator.device))), y)
+                    done += len(x)
+                    if progress is not None:
+                        progress(done, len(source))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return measure.result()  # type: ignore[no-any-return]
+
+
+class _Boxes:
+    """Average precision as COCO's, by pycocotools: 100 boxes an image, crowds ignored."""
+
+    def __init__(self) -> None:
+        from torchmetrics.detection import MeanAveragePrecision
+
+        self.metric = MeanAveragePrecision(
+            iou_type="bbox", class_metrics=True, backend="pycocotools"
+        )
+
+    def add(
+        self, found: list[dict[str, Tensor]], truth: list[dict[str, Tensor]]
+    ) -> None:
+        here = [{k: v.cpu() for k, v in one.items()} for one in found]
+        crowds = [{"iscrowd": torch.zeros_like(t["labels"]), **t} for t in truth]
+        self.metric.update(here, crowds)
+
+    def result(self) -> Json:
+        scores = self.metric.compute()
+        classes = scores["classes"].reshape(-1).tolist()
+        each = scores["map_per_class"].reshape(-1).tolist()
+        return {
+            "ap": scores["map"].item(),
+            "ap50": scores["map_50"].item(),
+            "ap75": scores["map_75"].item(),
+            "each": {c: v for c, v in zip(classes, each, strict=True) if v >= 0},
+        }
+
+
+class _Labels:
+    """Mean intersection over union of the classes that are there or were said to be."""
+
+    def __init__(self) -> None:
+        self.matrix: Tensor | None = None
+
+    def add(self, scores: Tensor, truth: Tensor) -> None:
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+        matrix = multiclass_confusion_matrix(
+            scores.argmax(dim=1).cpu(), truth, scores.shape[1], ignore_index=IGNORED
+        )
+        self.matrix = matrix if self.matrix is None else self.matrix + matrix
+
+    def result(self) -> Json:
+        assert self.matrix is not None
+        matrix = self.matrix.double()
+        both = matrix.diag()
+        either = matrix.sum(dim=0) + matrix.sum(dim=1) - both
+        iou = (both / either)[either > 0]
+        rows = (either > 0).nonzero().flatten().tolist()
+        return {
+            "mean_iou": iou.mean().item(),
+            "pixel_accuracy": (both.sum() / matrix.sum()).item(),
+            "each": dict(zip(rows, iou.tolist(), strict=True)),
+        }
+
+
+DETECT, SEGMENT = Objects("detect"), Objects("segment")
+TASKS = {"detect": DETECT, "segment": SEGMENT}
+
+
+# --- what was trained ----------------------------------------------------------------
+
+
+def task_of(path: Path) -> Objects | None:
+    """Of a checkpoint; None for a classifier's, and for what is none."""
+    try:
+        return TASKS.get(command_of(checkpoint.load(path)["recipe"]["network"]))
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def evaluate(
+    path: Path,
+    data: str = "",
+    settings: Settings | None = None,
+    progress: ProgressCallback | None = None,
+) -> Json:
+    """The measures of a checkpoint on what its run held out, or on all of other data.
+
+    Raises: NotACheckpoint, BadData; Refused where the run's own data have changed.
+    """
+    from .evaluate import load_network
+
+    model, state = load_network(path)
+    task = TASKS[command_of(state["recipe"]["network"])]
+    data_set = test_data(path, task, state, data)
+    settings = settings or Settings()
+    accelerator = _here()
+    model.to(accelerator.device)
+    result = task.measured(
+        model, data_set.test, accelerator, workers_for(settings, data_set), progress
+    )
+    each = result.pop("each")
+    return {
+        "checkpoint": str(path),
+        "network": state["recipe"]["network"],
+        "data": data or state["recipe"]["data"],
+        "images": len(data_set.test),
+        **result,
+        "classes": [
+            {"name": name, task.measure: each.get(label)}
+            for label, name in enumerate(state["classes"])
+        ],
+    }
+
+
+def test_data(path: Path, task: Objects, state: Json, data: str) -> DataSet:
+    """What a checkpoint's network is tested with; Refused, BadData for what it cannot be."""
+    given = data or state["recipe"]["data"]
+    other = data not in ("", state["recipe"]["data"])
+    whole = (
+        other and given.startswith(COCO) and Path(given.removeprefix(COCO)).is_file()
+    )
+    wanted = Format(len(state["mean"]), task.masks, state["size"])
+    data_set = open_objects(
+        given, wanted, Silent(), all_of=state["classes"] if whole else None
+    )
+    if data_set.classes != state["classes"]:
+        raise Refused(
+            f"{given} has the classes {', '.join(data_set.classes)}; {path} was trained "
+            f"on {', '.join(state['classes'])}"
+        )
+    if not other and data_set.digest != state["digest"]:
+        raise Refused(
+            f"{given} has changed since {path} was trained on it: name other data to "
+            "test with, --data coco:FILE.json"
+        )
+    return data_set
+
+
+def _here() -> Any:
+    from .fit import SingleProcess
+
+    return SingleProcess(
+        torch.accelerator.current_accelerator(True) or torch.device("cpu")
+    )
+
+
+class Raw(nn.Module):
+    """A network whose output is a tuple of tensors, each with the batch first."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the tensors; Refused for a network that has none to give.
+
+        Those of a two-stage detector are as many as there are proposals, which an
+        exported network cannot sample and suppress as this one does.
+        """
+        kind = kind_of(self.model)
+        if not kind.exported:
+            raise Refused(
+                f"a {type(self.model).__name__} cannot be exported: how many boxes its "
+                "second stage reads depends on the image"
+            )
+        return kind.exported + kind.shared
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        out, kind = self.model(x), kind_of(self.model)
+        if isinstance(out, Tensor):
+            return (out,)
+        shared = [_field(out, name) for name in kind.shared]
+        return (
+            *(_field(out, name) for name in kind.exported),
+            *(t.expand(x.shape[0], *t.shape) for t in shared),
+        )
+
+
+def _field(out: Any, name: str) -> Tensor:
+    for part in name.split("."):
+        out = getattr(out, part)
+    return out  # type: ignore[no-any-return]
+
+
+def predict(
+    path: Path,
+    images: Sequence[Path],
+    out: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> Json:
+    """What is in images, drawn into copies of them.
+
+    Args:
+        out: folder of the pictures; `predictions` beside the checkpoint if None.
+
+    Returns "checkpoint", "network" and "images": for each its "file" and "error", or its
+    "file", "picture", and of a detector "objects" ("name", "score", "box" as x1, y1, x2,
+    y2 in pixels of the image), of a segmenter "classes" with the share of the pixels.
+    """
+    from .evaluate import load_network
+    from .predict import rows_of
+
+    model, state = load_network(path)
+    model.to(_here().device)
+    rows = [row for image in images for row in rows_of(image)]
+    folder = out or path.parent / "predictions"
+    taken: set[str] = set()
+    for done, row in enumerate(rows, 1):
+        if "error" not in row:
+            try:
+                picture, told = _predicted(model, state, row["file"])
+            except BadData as error:
+                row["error"] = str(error)
+            else:
+                name = Path(row["file"]).stem
+                while f"{name}.png" in taken:
+                    name += f"-{done}"
+                taken.add(f"{name}.png")
+                _write_picture(picture, folder / f"{name}.png", Path(row["file"]))
+                row.update(told, picture=str(folder / f"{name}.png"))
+        if progress is not None:
+            progress(done, len(rows))
+    return {
+        "checkpoint": str(path),
+        "network": state["recipe"]["network"],
+        "images": rows,
+    }
+
+
+def _write_picture(picture: Tensor, path: Path, image: Path) -> None:
+    if path.exists() and path.samefile(image):
+        raise Refused(f"{path} is the image itself; choose another folder with --out")
+    with written_whole(path) as part:
+        T.to_pil_image(picture).save(part, format="PNG")
+
+
+def _predicted(model: nn.Module, state: Json, file: str) -> tuple[Tensor, Json]:
+    size, classes = state["size"], state["classes"]
+    x = coco.fitted(file, size, tuple(state["mean"]), tuple(state["std"]))
+    image = read(file, size)
+    whole = image.shape[-2:]
+    inner = coco.inner_size(*whole, size)
+    with torch.no_grad():
+        found = kind_of(model).answer(model(x[None].to(_here().device)))
+    if type(model) in DETECTORS:
+        one = {k: v.cpu() for k, v in found[0].items()}
+        sure = one["scores"] > SURE
+        scale = torch.tensor([inner[1] / whole[1], inner[0] / whole[0]]).repeat(2)
+        limits = torch.tensor([whole[1], whole[0]]).repeat(2)
+        boxes = (one["boxes"][sure] / scale).clamp(min=0).minimum(limits)
+        labels, scores = one["labels"][sure].tolist(), one["scores"][sure].tolist()
+        told = [
+            {"name": classes[k], "score": s, "box": [round(v, 1) for v in box]}
+            for k, s, box in zip(labels, scores, boxes.tolist(), strict=True)
+        ]
+        names = [f"{t['name']} {t['score']:.0%}" for t in told]
+        colours = [COLOURS[k % len(COLOURS)] for k in labels]
+        drawn = (
+            draw_bounding_boxes(image, boxes, names, colours, width=2)
+            if told
+            else image
+        )
+        return drawn, {"objects": told}
+    scores = found[:, :, : inner[0], : inner[1]].float().cpu()
+    large = F.interpolate(scores, tuple(whole), mode="bilinear")
+    labels = large[0].argmax(dim=0)
+    present = [k for k in labels.unique().tolist() if k]
+    masks = torch.stack([labels == k for k in present]) if present else None
+    colours = [COLOURS[k % len(COLOURS)] for k in present]
+    if masks is not None:
+        image = draw_segmentation_masks(image, masks, alpha=0.6, colors=colours)
+    shares = {classes[k]: float((labels == k).double().mean()) for k in [0, *present]}
+    return image, {"classes": shares}
