@@ -5,6 +5,7 @@ variant of it.
 """
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -318,17 +319,18 @@ def _scenes(name: str, wanted: Format) -> DataSet:
     if wanted.size not in (None, size):
         raise ValueError(f"size is {wanted.size}: scenes are of {size} pixels")
     mean, std = (0.35,) * wanted.channels, (0.2,) * wanted.channels
-    sources = [
+    first, second = (
         InMemory(
             ((part.images - mean[0]) / std[0]).expand(-1, wanted.channels, -1, -1),
             part.masks if wanted.masks else part.targets,
         )
         for part in (train, test)
-    ]
+    )
     background = ["background"] if wanted.masks else []
     return DataSet(
         [*background, *map(str, range(10))],
-        *sources,
+        first,
+        second,
         mean,
         std,
         size,
@@ -358,6 +360,8 @@ class Objects:
     ) -> tuple[nn.Module, DataSet]:
         """As `prepare.prepared`; networks and data go by their names here."""
         show = show or Silent()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise Refused(f"cnn-lab {self.command} runs in one process")
         if model is not None or data is not None:
             raise ValueError(f"`{self.command}` takes networks and data by their names")
         if command_of(recipe.network) != self.command:
@@ -420,8 +424,6 @@ class Objects:
         progress: ProgressCallback | None = None,
     ) -> Json:
         """The measures, and under "each" the first of them for every class (or None)."""
-        if accelerator.num_processes > 1:
-            raise Refused(f"cnn-lab {self.command} runs in one process")
         answer = kind_of(model).answer
         measure: Any = (_Labels if self.masks else _Boxes)()
         modes = {module: module.training for module in model.modules()}
@@ -674,7 +676,7 @@ def _predicted(model: nn.Module, state: Json, file: str) -> tuple[Tensor, Json]:
     size, classes = state["size"], state["classes"]
     x = coco.fitted(file, size, tuple(state["mean"]), tuple(state["std"]))
     image = read(file, size)
-    whole = image.shape[-2:]
+    whole = image.shape[-2], image.shape[-1]
     inner = coco.inner_size(*whole, size)
     with torch.no_grad():
         found = kind_of(model).answer(model(x[None].to(_here().device)))

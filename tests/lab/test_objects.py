@@ -489,6 +489,15 @@ def test_every_network_learns_and_is_tested(task: Objects, tmp_path: Path) -> No
     assert tried == set(SEGMENTERS if task.masks else DETECTORS)
 
 
+def test_several_processes_are_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Refused, match="cnn-lab detect runs in one process"):
+        rehearse(Recipe(NAMES[0], data="scenes:8"), tmp_path / "run", HERE, task=DETECT)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_perfect_answer_is_measured_as_one() -> None:
     scenes = trial_scenes(3, 0)
     boxes, labels = objects._Boxes(), objects._Labels()
