@@ -28,7 +28,9 @@ from cnn_lab.train import train
 
 DOCS = Path(__file__).parents[2] / "docs"
 TINY = ["ResNet(BasicBlock, (1,), width=4, small_images=True)", "--size", "8"]
-COMMANDS = ("train", "transfer", "compare", "evaluate", "predict", "export", "list")
+COMMANDS = (
+    "train", "transfer", "compare", "detect", "segment", "evaluate", "predict", "export", "list",
+)  # fmt: skip
 CATEGORIES = (
     "foundations|modern|attention|training|optimization|evaluation|compression|lab"
 )
