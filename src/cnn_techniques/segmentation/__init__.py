@@ -9,4 +9,5 @@ from .fcn import fcn8s as fcn8s
 from .fcn import fcn_resnet50 as fcn_resnet50
 from .fcn import fcn_resnet101 as fcn_resnet101
 from .fcn import keep_resolution as keep_resolution
+from .segformer import SegFormer as SegFormer
 from .u_net import UNet as UNet
