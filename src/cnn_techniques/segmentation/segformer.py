@@ -20,7 +20,7 @@ from cnn_techniques.training.stochastic_depth import StochasticDepth
 
 # --8<-- [start:module]
 def _convolved(conv: nn.Module, x: Tensor) -> Tensor:
-    """A convolution of maps whose channels are last: (N, h, w, D) -> (N, h', w', D')."""
+    """A convolution where channels are last: (N, h, w, D) -> (N, h', w', D')."""
     y: Tensor = conv(x.permute(0, 3, 1, 2))
     return y.permute(0, 2, 3, 1)
 
@@ -204,7 +204,8 @@ class MixTransformer(nn.Module):
             raise ValueError(f"expected {heads=} that divide the widths, got {widths=}")
         self.in_channels = in_channels
         self.smallest = max((r - 1) * 4 * 2**i + 1 for i, r in enumerate(reductions))
-        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
+        last = max(1, sum(depths) - 1)
+        rates = [drop_path * block / last for block in range(sum(depths))]
         stages, channels = [], in_channels
         for i, (width, depth, h, r) in enumerate(zip(*sizes, strict=True)):
             patch, stride = (7, 4) if i == 0 else (3, 2)
@@ -242,7 +243,7 @@ class SegFormerHead(nn.Module):
         widths: D of each stage.
         channels: to which each map is projected (paper: 256 in B0 and B1, else 768).
         num_classes: K.
-        dropout: rate before the last layer, whole channels being spared (as in torch).
+        dropout: rate before the last layer.
     """
 
     def __init__(
@@ -355,36 +356,3 @@ def segformer_b5(num_classes: int = 150) -> SegFormer:
 
 
 # --8<-- [end:module]
-
-
-# --8<-- [start:published]
-import re
-
-PUBLISHED = [  # in files for transformers -> here
-    (r"encoder\.patch_embeddings\.(\d)", r"stages.\1.patch_embeddings"),
-    (r"encoder\.block\.(\d)", r"stages.\1.blocks"),
-    (r"encoder\.layer_norm\.(\d)", r"stages.\1.layer_norm"),
-    ("layer_norm_1", "layernorm_before"),
-    ("layer_norm_2", "layernorm_after"),
-    ("attention.self.query", "attention.q_proj"),
-    ("attention.self.key", "attention.k_proj"),
-    ("attention.self.value", "attention.v_proj"),
-    ("attention.output.dense", "attention.o_proj"),
-    ("attention.self.sr", "attention.sequence_reduction.sequence_reduction"),
-    ("attention.self.layer_norm", "attention.sequence_reduction.layer_norm"),
-    ("mlp.dense", "mlp.fc"),
-    ("decode_head.linear_c", "decode_head.linear_projections"),
-]
-
-
-def published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file under the names that they have here."""
-    renamed = {}
-    for name, value in state.items():
-        for theirs, ours in PUBLISHED:
-            name = re.sub(theirs, ours, name)
-        renamed[name] = value
-    return renamed
-
-
-# --8<-- [end:published]
