@@ -294,9 +294,9 @@ def test_the_decoder_is_equation_4_and_its_linear_layers_may_come_before_enlargi
     fuse = head.linear_fuse.weight[..., 0, 0].chunk(4, dim=1)[::-1]
     total = 0
     for x, linear, part in zip(maps, head.linear_projections, fuse, strict=True):
-        both = part @ linear["proj"].weight  # one matrix at the map's own resolution
+        both = part @ linear.proj.weight  # one matrix at the map's own resolution
         y = torch.einsum("oc,nchw->nohw", both, x)
-        y = y + (part @ linear["proj"].bias)[:, None, None]
+        y = y + (part @ linear.proj.bias)[:, None, None]
         total = total + F.interpolate(y, sides[0], mode="bilinear")
     expected = head.classifier(F.relu(head.batch_norm(total)))
     torch.testing.assert_close(head(maps), expected)

@@ -8,6 +8,7 @@ are reduced in height and in width (the paper's R is r * r), K classes.
 """
 
 # --8<-- [start:imports]
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -98,7 +99,8 @@ class EfficientSelfAttention(nn.Module):
 
     def by_head(self, x: Tensor) -> Tensor:
         """(N, h, w, D) -> (N, heads, h * w, D / heads)."""
-        return x.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        n, *_, width = x.shape
+        return x.reshape(n, -1, self.heads, width // self.heads).transpose(1, 2)
 
 
 class MixFFN(nn.Module):
@@ -114,12 +116,12 @@ class MixFFN(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.dwconv = nn.ModuleDict({"dwconv": conv})  # the reference's name
+        self.dwconv = nn.Sequential(OrderedDict(dwconv=conv))  # the reference's name
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         # --8<-- [start:ffn]
-        mixed = _convolved(self.dwconv["dwconv"], self.fc1(x))  # (N, h, w, 4 D)
+        mixed = _convolved(self.dwconv, self.fc1(x))  # (N, h, w, 4 D)
         y: Tensor = self.fc2(F.gelu(mixed))
         # --8<-- [end:ffn]
         return y
@@ -251,7 +253,7 @@ class SegFormerHead(nn.Module):
     ) -> None:
         super().__init__()
         self.linear_projections = nn.ModuleList(
-            nn.ModuleDict({"proj": nn.Linear(width, channels)}) for width in widths
+            nn.Sequential(OrderedDict(proj=nn.Linear(w, channels))) for w in widths
         )
         self.linear_fuse = nn.Conv2d(len(widths) * channels, channels, 1, bias=False)
         self.batch_norm = nn.BatchNorm2d(channels)
@@ -262,7 +264,7 @@ class SegFormerHead(nn.Module):
         # --8<-- [start:head]
         size, equal = maps[0].shape[-2:], []  # (N, C, H/4, W/4) each
         for linear, x in zip(self.linear_projections, maps, strict=True):
-            x = linear["proj"](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            x = linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             equal.append(F.interpolate(x, size, mode="bilinear"))
         fused = self.linear_fuse(torch.cat(equal[::-1], dim=1))  # coarsest first
         fused = self.dropout(F.relu(self.batch_norm(fused)))  # (N, C, H/4, W/4)
