@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cnn_site.equivalence import compare
 from cnn_site.laws import gradient_reaches_every_parameter
-from cnn_techniques.evaluation import model_cost
 from cnn_techniques.segmentation import FCN
+from cnn_techniques.evaluation import model_cost
 
 DEVICE_CASES = {"FCN": lambda: (FCN(10), (torch.randn(2, 3, 48, 64),))}
 IMAGES = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
