@@ -38,6 +38,7 @@ LOADERS: dict[str, tuple[Callable[..., Any], str, bool, int]] = {
     "cifar100": (datasets.CIFAR100, "cifar-100-python", True, 32),
 }
 NAMES = ("digits", *LOADERS, "folder:PATH")
+AS_NUMBERS = 2**26  # most numbers, of 4 bytes, that a part of a data set is kept as
 Statistics = tuple[float, ...]
 
 
@@ -153,16 +154,21 @@ def open_data(
     if mean is None or std is None:
         mean, std = _statistics(images)
     drawn, plain = by_name(augment, mirror=mirror), ToNetwork(mean, std)
+    train = (
+        InMemory(images, labels, ToNetwork(mean, std, drawn), drawn.draws)
+        if augment
+        else _unchanging(images, labels, plain)
+    )
     return DataSet(
         classes,
-        InMemory(images, labels, ToNetwork(mean, std, drawn), drawn.draws),
-        InMemory(tests, truth, plain),
+        train,
+        _unchanging(tests, truth, plain),
         mean,
         std,
         images.shape[-1],
         digest,
         counts,
-        validation=InMemory(*validation, plain) if validation else None,
+        validation=_unchanging(*validation, plain) if validation else None,
     )
 
 
@@ -197,6 +203,13 @@ class ToNetwork:
         if self.augmentation is not None:
             batch = self.augmentation.apply(batch, draws)
         return normalised(batch, self.mean, self.std)
+
+
+def _unchanging(images: Tensor, labels: Tensor, plain: ToNetwork) -> InMemory:
+    """Images to which nothing is drawn: made numbers once, where memory allows it."""
+    if images.numel() > AS_NUMBERS:
+        return InMemory(images, labels, plain)
+    return InMemory(plain(images, torch.empty(len(images), 0)), labels)
 
 
 def _counts(labels: Tensor, classes: list[str]) -> list[int]:

@@ -121,6 +121,13 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
     "segmentation/segformer": (
         200,
         "encoder, decoder and six sizes, with each module that transformers' names stand for",
+    "detection/fcos": (
+        200,
+        "points, matching, centre-ness, GIoU, heads and post-processing: none is of use without the others",
+    ),
+    "detection/faster-rcnn": (
+        310,
+        "two stages, each with its sampling, loss and choice of boxes, and the pooling between them",
     ),
 }
 TORCHVISION = {"nms", "batched_nms", "roi_align", "deform_conv2d"}

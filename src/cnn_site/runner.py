@@ -15,6 +15,7 @@ import ast
 import builtins
 import contextlib
 import importlib.util
+import inspect
 import io
 import math
 import os
@@ -313,13 +314,20 @@ def importer(allowed: Collection[str]) -> Any:
 
 def published_weights(url: str, *args: object, **options: object) -> dict[str, Any]:
     """Instead of a download: the names and shapes of torchvision's file at `url`, with random numbers."""
-    from torchvision.models import get_model, get_model_weights, list_models
+    from torchvision.models import (
+        get_model,
+        get_model_builder,
+        get_model_weights,
+        list_models,
+    )
 
     for name in list_models():
         if any(weights.url == url for weights in get_model_weights(name)):
+            known = inspect.signature(get_model_builder(name)).parameters
+            more = {"aux_loss": True} if "aux_loss" in known else {}  # as the files
             with warnings.catch_warnings():  # GoogLeNet and Inception, of their start
                 warnings.simplefilter("ignore", FutureWarning)
-                network = get_model(name, weights=None)
+                network = get_model(name, weights=None, **more)
             state: dict[str, Any] = network.state_dict()
             return state
     raise ValueError(f"torchvision has no weights at {url}")

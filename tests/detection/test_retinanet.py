@@ -754,3 +754,35 @@ def test_record_a_narrow_retinanet_finds_digits_in_scenes_it_has_not_seen(
     }
     result = evidence.measured("scenes", arguments=arguments, run=train_all)
     assert result["arms"]["retinanet"]["map_50"]["mean"] > 0.7
+
+
+def learn_trial(learning_rate: float, seed: int) -> dict[str, object]:
+    from cnn_lab.scene_trial import learn_boxes
+
+    torch.manual_seed(seed)
+    body = ResNet(BasicBlock, (1, 1, 1, 1), width=16)
+    backbone = RetinaNetBackbone(body, FeaturePyramidNetwork([32, 64, 128], 32))
+    sizes, std = (20, 28, 36), (2 / (9 * 32)) ** 0.5
+    return learn_boxes(
+        RetinaNet(backbone, 32, 10, sizes, (8, 16, 32), std),
+        lambda net, x, y: sum(retinanet_loss(net(x), y).values()),
+        lambda out: retinanet_detections(out, limit=100),
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+
+
+def trial(seeds: list[int], learning_rate: float) -> dict[str, object]:
+    from cnn_lab.scene_trial import scene_trials
+
+    cache = Path(__file__).parents[2] / ".cache/record/retinanet_trial.jsonl"
+    name = "RetinaNet, ResNet-10 of width 16"
+    arms = {"retinanet": (name, {"learning_rate": learning_rate})}
+    return scene_trials(learn_trial, seeds, cache, arms)
+
+
+@pytest.mark.record
+def test_record_it_learns_the_scenes_of_all_detectors(evidence) -> None:
+    evidence.measured(
+        "trial", arguments={"seeds": [0, 1, 2], "learning_rate": 2e-3}, run=trial
+    )

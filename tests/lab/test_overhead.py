@@ -66,7 +66,10 @@ def of_the_lab(network: str, epochs: int, **options: Any) -> tuple[float, nn.Mod
 
 
 def by_hand(network: str, epochs: int) -> tuple[float, nn.Module]:
-    """The same training as one would write it for this network and these images."""
+    """The same training as one would write it for this network and these images.
+
+    With what it takes to go on after a stop, saved by `torch.save` after every epoch.
+    """
     torch.manual_seed(0)
     model = networks.build(network, 10)
     (images, labels), (tests, truth) = prepared(networks.channels(model))
@@ -79,6 +82,7 @@ def by_hand(network: str, epochs: int) -> tuple[float, nn.Module]:
     )
     total = epochs * math.ceil(len(images) / 64)
     schedule = OneCycle(optimizer, 1e-3, total_steps=total + 1)
+    folder = TemporaryDirectory()
     seconds = -time.process_time()
     for epoch in range(1, epochs + 1):
         model.train()
@@ -98,7 +102,12 @@ def by_hand(network: str, epochs: int) -> tuple[float, nn.Module]:
                 for x, y in zip(tests.split(256), truth.split(256), strict=True)
             )
         assert math.isfinite(lost / len(images) + right / len(tests))
-    return seconds + time.process_time(), model
+        parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        states = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({**states, "epoch": epoch}, Path(folder.name) / "last.pt")
+    seconds += time.process_time()
+    folder.cleanup()
+    return seconds, model
 
 
 def prepared(channels: int) -> list[tuple[Tensor, Tensor]]:

@@ -188,6 +188,25 @@ def test_digits_are_the_embedded_scans() -> None:
     assert open_data("digits", InputFormat(1)).size == 32
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_that_are_made_numbers_once_are_those_made_at_every_step(
+    monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    once = open_data("digits", InputFormat(channels))
+    drawn = open_data("digits", InputFormat(channels), augment=["basic-augmentation"])
+    monkeypatch.setattr("cnn_lab.sources.AS_NUMBERS", 0)
+    each = open_data("digits", InputFormat(channels))
+    rows = torch.tensor([5, 0, 596])
+    for a, b in ((once.train, each.train), (once.test, each.test)):
+        (x, labels), (y, same) = (p.take(rows, torch.empty(3, 0)) for p in (a, b))
+        assert torch.equal(x, y)
+        assert torch.equal(labels, same)
+    assert (once.train.inputs.dtype, each.train.inputs.dtype) == (
+        torch.float32, torch.uint8,
+    )  # fmt: skip
+    assert drawn.train.inputs.dtype == torch.uint8  # an augmentation wants bytes
+
+
 @pytest.mark.parametrize("name", LOADERS)
 def test_missing_files_are_told_with_their_place_and_the_cure(
     name: str, tmp_path: Path

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import center_crop
 from cnn_lab.data import scenes
 from cnn_lab.fit import fit, predict, steps
 from cnn_lab.record import interval, repeat
+from cnn_lab.scene_trial import learn_masks, scene_trials
 from cnn_site.equivalence import compare
 from cnn_techniques.evaluation import model_cost
 from cnn_techniques.segmentation import UNet
@@ -387,4 +388,23 @@ def test_a_narrow_u_net_learns_to_label_the_pixels_of_scenes(evidence) -> None:
             "seeds": 5,
         },
         run=scenes_of_digits,
+    )
+
+
+def learn_trial(learning_rate: float, seed: int) -> dict[str, object]:
+    torch.manual_seed(seed)
+    net = UNet(in_channels=3, classes=11, width=8, padding=1)
+    return learn_masks(net, learning_rate=learning_rate, seed=seed)
+
+
+def trial(seeds: list[int], learning_rate: float) -> dict[str, object]:
+    cache = Path(__file__).parents[2] / ".cache/record/u_net_trial.jsonl"
+    arms = {"u_net": ("U-Net, width 8, padded", {"learning_rate": learning_rate})}
+    return scene_trials(learn_trial, seeds, cache, arms)
+
+
+@pytest.mark.record
+def test_it_learns_the_scenes_of_all_segmenters(evidence) -> None:
+    evidence.measured(
+        "trial", arguments={"seeds": [0, 1, 2], "learning_rate": 5e-3}, run=trial
     )

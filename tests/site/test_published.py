@@ -124,11 +124,9 @@ def test_a_number_of_torchvision_is_the_one_in_its_metadata(
     place: str, row: dict[str, str]
 ) -> None:
     enum, member = re.match(r"(\w+)\.(\w+),", row["place"]).groups()
-    module = (
-        torchvision.models
-        if hasattr(torchvision.models, enum)
-        else torchvision.models.detection
-    )
+    models = torchvision.models
+    homes = (models, models.detection, models.segmentation)
+    module = next(home for home in homes if hasattr(home, enum))
     weights = getattr(module, enum)[member]
     quantity = re.sub(r"_(swag_\w+_)?v\d", "", row["quantity"])
     if row["place"].endswith("_ops"):

@@ -6,6 +6,7 @@ from .fcn import FCNHead as FCNHead
 from .fcn import FCNOutput as FCNOutput
 from .fcn import as_convolution as as_convolution
 from .fcn import fcn8s as fcn8s
+from .fcn import fcn_loss as fcn_loss
 from .fcn import fcn_resnet50 as fcn_resnet50
 from .fcn import fcn_resnet101 as fcn_resnet101
 from .fcn import keep_resolution as keep_resolution
@@ -26,4 +27,10 @@ from .segformer import segformer_b3 as segformer_b3
 from .segformer import segformer_b4 as segformer_b4
 from .segformer import segformer_b5 as segformer_b5
 from .segformer import segformer_loss as segformer_loss
+from .pspnet import PSPNet as PSPNet
+from .pspnet import PSPNetOutput as PSPNetOutput
+from .pspnet import PyramidPooling as PyramidPooling
+from .pspnet import pspnet_loss as pspnet_loss
+from .pspnet import pspnet_resnet50 as pspnet_resnet50
+from .pspnet import pspnet_resnet101 as pspnet_resnet101
 from .u_net import UNet as UNet
