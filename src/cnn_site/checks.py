@@ -121,6 +121,7 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
     "segmentation/segformer": (
         200,
         "encoder, decoder and six sizes, with each module that transformers' names stand for",
+    ),
     "detection/fcos": (
         200,
         "points, matching, centre-ness, GIoU, heads and post-processing: none is of use without the others",
