@@ -11,3 +11,4 @@ from .fcn import fcn_resnet50 as fcn_resnet50
 from .fcn import fcn_resnet101 as fcn_resnet101
 from .fcn import keep_resolution as keep_resolution
 from .u_net import UNet as UNet
+from .yolact import YOLACT as YOLACT
