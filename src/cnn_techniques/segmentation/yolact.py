@@ -127,7 +127,12 @@ class YOLACTHead(nn.Module):
         classes, boxes, masks = (
             nn.Conv2d(channels, anchors * width, 3, padding=1) for width in widths
         )
-        self.classes, self.boxes, self.masks, self.widths = classes, boxes, masks, widths
+        self.classes, self.boxes, self.masks, self.widths = (
+            classes,
+            boxes,
+            masks,
+            widths,
+        )
 
     def forward(self, level: Tensor) -> tuple[Tensor, ...]:
         # --8<-- [start:head]
@@ -202,13 +207,16 @@ class YOLACT(nn.Module):
         self.backbone = resnet  # after the loop: its own first weights stay
         self.backbone.fc = nn.Identity()  # type: ignore[assignment]
 
-    def anchors(self, level: int, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    def anchors(
+        self, level: int, grid: tuple[int, int], size: tuple[int, int]
+    ) -> Tensor:
         """Of one level, centred in its cells, which share the image evenly: (A_l, 4)."""
         root = torch.tensor(self.ratios).sqrt()
         w, h = self.anchor_sizes[level] * root, self.anchor_sizes[level] / root
         h = w if self.square else h
-        y, x = ((torch.arange(n) + 0.5) * side / n for n, side in zip(grid, size))
-        y, x = (c.reshape(-1, 1) for c in torch.meshgrid(y, x, indexing="ij"))
+        rows, columns = ((torch.arange(n) + 0.5) / n for n in grid)
+        y, x = torch.meshgrid(rows * size[0], columns * size[1], indexing="ij")
+        y, x = y.reshape(-1, 1), x.reshape(-1, 1)
         corners = x - w / 2, y - h / 2, x + w / 2, y + h / 2
         return torch.stack(corners, dim=-1).view(-1, 4)
 
@@ -323,7 +331,9 @@ def yolact_loss(
     # --8<-- [end:sum]
 
 
-def _yolact_target(target: dict[str, Tensor], output: YOLACTOutput) -> tuple[Tensor, ...]:
+def _yolact_target(
+    target: dict[str, Tensor], output: YOLACTOutput
+) -> tuple[Tensor, ...]:
     boxes, labels, masks = target["boxes"], target["labels"], target["masks"]
     m, classes = len(labels), output.logits.shape[2] - 1
     if boxes.shape != (m, 4) or masks.shape != (m, *output.image_size):
@@ -393,7 +403,9 @@ def yolact_resnet50(num_classes: int = 80, size: int = 550) -> YOLACT:
 
 def yolact_resnet101(num_classes: int = 80, size: int = 550) -> YOLACT:
     """For square images of this size in pixels: 550, 400 or 700 in the paper."""
-    return YOLACT(resnet101(), num_classes=num_classes, anchor_sizes=_yolact_sizes(size))
+    return YOLACT(
+        resnet101(), num_classes=num_classes, anchor_sizes=_yolact_sizes(size)
+    )
 
 
 # --8<-- [end:module]
