@@ -126,6 +126,10 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
         310,
         "two stages, each with its sampling, loss and choice of boxes, and the pooling between them",
     ),
+    "segmentation/yolact": (
+        260,
+        "prototypes, heads, four losses, Fast NMS and the masks: none is of use without the others",
+    ),
 }
 TORCHVISION = {"nms", "batched_nms", "roi_align", "deform_conv2d"}
 

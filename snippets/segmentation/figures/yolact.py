@@ -7,13 +7,13 @@ from cnn_site.figures import Figure, chain, conv, data, grid, link, op
 
 levels = data("P3 to P7", "pyramid")
 p3 = data("P3", "256 ch · 1/8")
-proto = conv("Protonet", "3 × conv 3×3,\n2×, conv 3×3,\nconv 1×1", rows=4)
-head = conv("Head", "conv 3×3, then\nthree conv 3×3", rows=3)
+proto = conv("Protonet", "3 × conv 3×3,\n2×, conv 3×3,\nconv 1×1")
+head = conv("Head", "conv 3×3, then\nthree conv 3×3")
 prototypes = data("Prototypes", "32 ch · 1/4")
-detections = data("Detections", "class, box,\n32 coefficients", rows=3)
+detections = data("Detections", "class, box,\n32 coefficients")
 nms = op("Fast NMS", w=80)
-mixed = op("Σ", label=None) if False else op("Σ")
-masks = data("Masks", "σ, then cropped\nwith the boxes", rows=3)
+mixed = op("Σ")
+masks = data("Masks", "σ, then cropped\nwith the boxes")
 overview = Figure(
     "yolact",
     "YOLACT",

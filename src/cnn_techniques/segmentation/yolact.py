@@ -73,7 +73,7 @@ def fast_nms(boxes: Tensor, iou_threshold: float = 0.5) -> Tensor:
 
 # ---- the network
 class YOLACTPyramid(FeaturePyramidNetwork):
-    """A feature pyramid, upsampled bilinearly, with ReLU, and coarser levels by strides.
+    """A feature pyramid, upsampled bilinearly, with ReLU, and coarser levels by stride.
 
     Args:
         in_channels: of each map, from the finest to the coarsest.
@@ -210,7 +210,7 @@ class YOLACT(nn.Module):
     def anchors(
         self, level: int, grid: tuple[int, int], size: tuple[int, int]
     ) -> Tensor:
-        """Of one level, centred in its cells, which share the image evenly: (A_l, 4)."""
+        """Of one level, centred in its cells, which share the image evenly."""
         root = torch.tensor(self.ratios).sqrt()
         w, h = self.anchor_sizes[level] * root, self.anchor_sizes[level] / root
         h = w if self.square else h
