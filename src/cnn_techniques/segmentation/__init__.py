@@ -64,3 +64,17 @@ from .solo_v2 import solo_v2_detections as solo_v2_detections
 from .solo_v2 import solo_v2_loss as solo_v2_loss
 from .solo_v2 import with_coordinates as with_coordinates
 from .u_net import UNet as UNet
+from .yolact import YOLACT as YOLACT
+from .yolact import YOLACTHead as YOLACTHead
+from .yolact import YOLACTOutput as YOLACTOutput
+from .yolact import YOLACTProtonet as YOLACTProtonet
+from .yolact import YOLACTPyramid as YOLACTPyramid
+from .yolact import crop_masks as crop_masks
+from .yolact import fast_nms as fast_nms
+from .yolact import hard_negatives as hard_negatives
+from .yolact import prototype_logits as prototype_logits
+from .yolact import shrunken_masks as shrunken_masks
+from .yolact import yolact_detections as yolact_detections
+from .yolact import yolact_loss as yolact_loss
+from .yolact import yolact_resnet50 as yolact_resnet50
+from .yolact import yolact_resnet101 as yolact_resnet101
