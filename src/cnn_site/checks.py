@@ -137,6 +137,7 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
     "segmentation/solo-v2": (
         290,
         "two branches, assignment, loss, Matrix NMS and the choice of masks: none is of use without the others",
+    ),
     "segmentation/yolact": (
         260,
         "prototypes, heads, four losses, Fast NMS and the masks: none is of use without the others",
