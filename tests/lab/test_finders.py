@@ -39,12 +39,17 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "segmentation/fcn": of_proof("segmentation/fcn"),
     "segmentation/pspnet": of_proof("segmentation/pspnet"),
     "segmentation/deeplab-v3-plus": of_proof("segmentation/deeplab-v3-plus"),
+    "segmentation/segformer": of_proof("segmentation/segformer"),
+    "segmentation/solo-v2": of_proof("segmentation/solo-v2"),
 }
 # From a network's output to boxes or masks.
 FIND: dict[str, Callable[[Any], object]] = {
     "detection/retinanet": detection.retinanet_detections,
     "detection/fcos": detection.fcos_detections,
     "detection/faster-rcnn": detection.faster_rcnn_detections,
+    "segmentation/solo-v2": lambda out: segmentation.solo_v2_detections(
+        out, strides=(8, 8, 16)
+    ),
 }
 
 

@@ -92,7 +92,7 @@ class YOLACTPyramid(FeaturePyramidNetwork):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        x, levels = maps[-1].new_zeros(()), []
+        x, levels = maps[-1].new_zeros(()), []  # type: ignore[var-annotated]
         for i in reversed(range(len(maps))):
             if levels:
                 x = F.interpolate(x, maps[i].shape[-2:], mode="bilinear")
