@@ -40,7 +40,7 @@ def predictions(result: dict) -> str:
     from cnn_lab.scene_trial import trial_scenes
     from cnn_site.figures.pictures import Mark, Picture, pictures_svg
 
-    first = result["arms"]["yolov8"]["predictions"]
+    first = result["arms"]["yolov8"]["predictions"][:6]
     seen = trial_scenes(200, 0, "test")
     cells = []
     for image, labels, found in zip(seen.images, seen.labels, first, strict=False):
