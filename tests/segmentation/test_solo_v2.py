@@ -363,7 +363,7 @@ def test_images_without_objects_have_a_finite_loss_with_a_slope() -> None:
 
 
 def loops(masks: Tensor, labels: Tensor, scores: Tensor, sigma: float) -> list[float]:
-    """Equations 4 and 5 of the paper, one pair of masks after the other."""
+    """Equations 3 and 4 of the paper, one pair of masks after the other."""
 
     def iou(i: int, j: int) -> float:
         if labels[i] != labels[j]:
@@ -397,7 +397,7 @@ def test_matrix_nms_is_the_papers_equations_pair_by_pair(evidence) -> None:
     evidence.equivalent(
         "matrix_nms",
         comparison,
-        reference="equations 4 and 5 of the paper in loops",
+        reference="equations 3 and 4 of the paper in loops",
         settings="0 to 11 masks of two classes, sigma 0.5 and 2",
     )
 

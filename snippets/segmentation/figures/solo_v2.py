@@ -11,7 +11,7 @@ features = data("Mask features", "256 × H/4 × W/4", w=148)
 cells = conv("Head on S × S cells", "S = 40, 36, 24, 16, 12", w=148)
 kernels = data("S² × K logits", "and S² kernels of 256", w=148)
 product = conv("1×1 convolution", "with those kernels", w=148)
-masks = data("masks", "one a kernel", w=148)
+masks = data("masks", "one per kernel", w=148)
 figure = Figure(
     "solo-v2",
     "SOLOv2",

@@ -1,7 +1,7 @@
 """SOLOv2: a cell of a grid names an object and writes the kernel of its mask.
 
 Source: Wang et al., "SOLOv2: Dynamic and Fast Instance Segmentation", NeurIPS 2020,
-arXiv:2003.10152, section 3; cells and ranges as in SOLO, ECCV 2020, arXiv:1912.04488;
+arXiv:2003.10152, section 2; cells and ranges as in SOLO, ECCV 2020, arXiv:1912.04488;
 details of the authors' code, WXinlong/SOLO, commit f4cd03b.
 Legend: N images, H x W pixels, D pyramid channels, K classes, S x S cells of a level,
 E channels of the mask features, h x w their size (a quarter), M objects of an image.
@@ -362,7 +362,7 @@ def matrix_nms(
         masks: (M, h, w), bool, the surest first.
         labels: (M,).
         scores: (M,), descending.
-        sigma: how fast a score falls with the overlap.
+        sigma: how fast a score falls with the overlap; the paper divides by its own.
 
     Shape: -> (M,).
     """
