@@ -76,9 +76,7 @@ class MaskRCNNOutput(NamedTuple):
     """What the detector says, and the masks in some boxes, image after image."""
 
     detector: FasterRCNNOutput
-    found: list[
-        dict[str, Tensor]
-    ]  # of each image: boxes, labels, and scores or objects
+    found: list[dict[str, Tensor]]  # boxes, labels, and scores or objects
     masks: Tensor  # (B, 28, 28), logits for the label of each box
 
 
