@@ -35,6 +35,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "detection/retinanet": retinanet,
     "detection/fcos": of_proof("detection/fcos", channels=3),
     "detection/faster-rcnn": of_proof("detection/faster-rcnn"),
+    "detection/yolov8": of_proof("detection/yolov8", channels=3),
     "segmentation/u-net": lambda: segmentation.UNet(3, 11, width=8, padding=1),
     "segmentation/fcn": of_proof("segmentation/fcn"),
     "segmentation/pspnet": of_proof("segmentation/pspnet"),
@@ -47,6 +48,9 @@ FIND: dict[str, Callable[[Any], object]] = {
     "detection/retinanet": detection.retinanet_detections,
     "detection/fcos": detection.fcos_detections,
     "detection/faster-rcnn": detection.faster_rcnn_detections,
+    "detection/yolov8": lambda out: detection.yolov8_detections(
+        out, score_threshold=0.05
+    ),
     "segmentation/solo-v2": lambda out: segmentation.solo_v2_detections(
         out, strides=(8, 8, 16)
     ),
