@@ -118,6 +118,10 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
         210,
         "focal loss, anchors, coding, matching, heads and post-processing: none is of use without the others",
     ),
+    "detection/detr": (
+        280,
+        "assignment, positions, encoder, decoder, heads, loss and post-processing: none is of use without the others",
+    ),
 }
 TORCHVISION = {"nms", "batched_nms", "roi_align", "deform_conv2d"}
 

@@ -5,8 +5,8 @@ from cnn_site.figures import Figure, chain, conv, data, grid, link, loss
 
 image, positions, queries = data("image"), data("positions"), data("100 queries")
 backbone, projection = conv("ResNet", "2,048 ch · 1/32"), conv("1×1", "256 ch")
-encoder = conv("Encoder", "6 layers", rows=2)
-decoder = conv("Decoder", "6 layers", rows=2)
+encoder = conv("Encoder", "6 layers")
+decoder = conv("Decoder", "6 layers")
 heads = conv("Class and\nbox heads", "the same for\nevery query")
 found, objects = data("100 boxes"), data("objects")
 matching = loss("Matching,\nloss")
@@ -18,23 +18,22 @@ overview = Figure(
     "learned queries. Two heads make a class and a box of each query; in training these "
     "are matched one to one with the objects of the image.",
     grid(
-        [objects, matching],
-        [None, found],
-        [None, heads],
-        [encoder, decoder],
-        [projection, positions],
-        [backbone, queries],
-        [image, None],
-        hgap=44,
+        [None, objects, matching],
+        [None, None, found],
+        [None, None, heads],
+        [positions, encoder, decoder],
+        [None, projection, queries],
+        [None, backbone],
+        [None, image],
+        hgap=26,
     ),
     [
         *chain(image, backbone, projection, encoder, ports="tb"),
+        link(positions, encoder, "rl"),
         link(encoder, decoder, "rl"),
+        link(queries, decoder, "tb"),
         *chain(decoder, heads, found, matching, ports="tb"),
         link(objects, matching, "rl"),
-        link(positions, encoder, "lb"),
-        link(positions, decoder, "tb"),
-        link(queries, decoder, "rr"),
     ],
 )
 figure = overview

@@ -3,8 +3,8 @@
 Source: Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020,
 arXiv:2005.12872v3, sections 3 and A; names of parameters as in facebookresearch/detr.
 Legend: N images, H x W pixels, h x w cells of the backbone's map, S = h * w, D width,
-L decoder layers, Q queries, K classes, M objects of an image; boxes (x, y, w, h), centre
-and size in parts of the image's width and height, unless corners are named.
+L decoder layers, Q queries, K classes, M objects of an image; boxes (x, y, w, h) are
+centre and size in parts of the image's width and height, unless corners are named.
 """
 
 # --8<-- [start:imports]
