@@ -830,7 +830,7 @@ def test_record_it_learns_32_scenes_by_heart(evidence) -> None:
     arguments = {
         "seeds": [0, 1, 2],
         "scenes": 32,
-        "epochs": 600,
+        "epochs": 300,
         "learning_rate": 1e-3,
     }
     result = evidence.measured("trial", arguments=arguments, run=trial)
