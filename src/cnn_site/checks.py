@@ -141,6 +141,7 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
     "segmentation/yolact": (
         260,
         "prototypes, heads, four losses, Fast NMS and the masks: none is of use without the others",
+    ),
     "detection/detr": (
         280,
         "assignment, positions, encoder, decoder, heads, loss and post-processing: none is of use without the others",
