@@ -26,6 +26,7 @@ from .efficientdet import efficientdet_norm as efficientdet_norm
 from .efficientdet import efficientdet_project as efficientdet_project
 from .efficientdet import efficientdet_separable as efficientdet_separable
 from .efficientdet import fast_normalized_fusion as fast_normalized_fusion
+from .efficientdet import fusion_shares as fusion_shares
 from .faster_rcnn import FasterRCNN as FasterRCNN
 from .faster_rcnn import FasterRCNNBackbone as FasterRCNNBackbone
 from .faster_rcnn import FasterRCNNOutput as FasterRCNNOutput

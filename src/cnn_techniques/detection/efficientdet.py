@@ -35,16 +35,22 @@ from cnn_techniques.modern.efficientnet import (
 
 
 # --8<-- [start:module]
-def fast_normalized_fusion(
-    maps: Sequence[Tensor], weights: Tensor, eps: float = 1e-4
-) -> Tensor:
-    """The weighted mean of I maps of one shape; a weight below 0 counts as 0."""
+def fusion_shares(weights: Tensor, eps: float = 1e-4) -> Tensor:
+    """How much each of I maps counts: from 0 on, less than 1 together: (I,)."""
+    # --8<-- [start:shares]
+    w = torch.relu(weights)
+    return w / (eps + w.sum())
+    # --8<-- [end:shares]
+
+
+def fast_normalized_fusion(maps: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """I maps of one shape, each times its share, added."""
     if len(maps) != len(weights):
-        raise ValueError(f"expected a weight a map, got {len(weights)} for {len(maps)}")
+        raise ValueError(f"expected {len(weights)} maps, one a weight, got {len(maps)}")
     # --8<-- [start:fusion]
-    w = torch.relu(weights)  # (I,)
-    w = w / (eps + w.sum())  # at least 0, and less than 1 together
-    fused = torch.stack([w_i * x for w_i, x in zip(w, maps, strict=True)]).sum(dim=0)
+    shares = fusion_shares(weights)
+    parts = [share * x for share, x in zip(shares, maps, strict=True)]
+    fused = torch.stack(parts).sum(dim=0)
     # --8<-- [end:fusion]
     return fused
 
