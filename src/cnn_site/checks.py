@@ -122,6 +122,10 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
         200,
         "points, matching, centre-ness, GIoU, heads and post-processing: none is of use without the others",
     ),
+    "detection/efficientdet": (
+        240,
+        "fusion, pyramid, heads and detector, and nine variants of two lines or three each",
+    ),
     "detection/faster-rcnn": (
         310,
         "two stages, each with its sampling, loss and choice of boxes, and the pooling between them",

@@ -62,6 +62,7 @@ def efficientdet_separable(channels: int, outputs: int) -> nn.Sequential:
 
 
 def efficientdet_norm(channels: int) -> nn.BatchNorm2d:
+    """The authors' epsilon and momentum, TensorFlow's 0.99."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
@@ -134,10 +135,7 @@ class BiFPNLayer(nn.Module):
         td = [self.down_in[last](levels[last])]  # finest first
         for level in range(last - 1, -1, -1):
             x = self.down_in[level](levels[level])
-            doubled = F.interpolate(td[0], scale_factor=2.0, mode="nearest")
-            doubled = doubled[
-                ..., : x.shape[2], : x.shape[3]
-            ]  # an odd side has one less
+            doubled = F.interpolate(td[0], size=x.shape[2:], mode="nearest")
             td.insert(0, self.down[level]([x, doubled]))
         # --8<-- [end:down]
         # --8<-- [start:up]
@@ -162,7 +160,7 @@ class BiFPN(nn.Module):
         weighted: fuse with learnt weights (the authors' D6, D7 and D7x do not).
 
     Shape: maps (N, C_l, H_l, W_l) -> L levels (N, D, H_l, W_l), finest first.
-    Raises: ValueError for sizes below 1, fewer than two levels, or maps that do not fit.
+    Raises: ValueError for sizes below 1, fewer than two levels, or other maps.
     """
 
     def __init__(
@@ -202,7 +200,7 @@ class BiFPN(nn.Module):
 
 
 class EfficientDetHead(nn.Module):
-    """Numbers of every anchor: convolutions shared by all levels, norms of each its own.
+    """Numbers of every anchor: all levels share the convolutions, but not the norms.
 
     Args:
         channels: D, of the levels.
