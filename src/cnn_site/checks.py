@@ -129,6 +129,7 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
     "detection/yolov8": (
         220,
         "C2f, SPPF, network, CIoU, loss and post-processing, and five variants of two lines each",
+    ),
     "detection/efficientdet": (
         240,
         "fusion, pyramid, heads and detector, and nine variants of two lines or three each",
