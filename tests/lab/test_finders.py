@@ -36,11 +36,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "detection/fcos": of_proof("detection/fcos", channels=3),
     "detection/faster-rcnn": of_proof("detection/faster-rcnn"),
     "detection/yolov8": of_proof("detection/yolov8", channels=3),
+    "detection/detr": of_proof("detection/detr"),
     "segmentation/u-net": lambda: segmentation.UNet(3, 11, width=8, padding=1),
     "segmentation/fcn": of_proof("segmentation/fcn"),
     "segmentation/pspnet": of_proof("segmentation/pspnet"),
     "segmentation/deeplab-v3-plus": of_proof("segmentation/deeplab-v3-plus"),
     "segmentation/segformer": of_proof("segmentation/segformer"),
+    "segmentation/yolact": of_proof("segmentation/yolact"),
     "segmentation/solo-v2": of_proof("segmentation/solo-v2"),
 }
 # From a network's output to boxes or masks.
@@ -51,6 +53,8 @@ FIND: dict[str, Callable[[Any], object]] = {
     "detection/yolov8": lambda out: detection.yolov8_detections(
         out, score_threshold=0.05
     ),
+    "detection/detr": detection.detr_detections,
+    "segmentation/yolact": segmentation.yolact_detections,
     "segmentation/solo-v2": lambda out: segmentation.solo_v2_detections(
         out, strides=(8, 8, 16)
     ),

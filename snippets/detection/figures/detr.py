@@ -44,7 +44,7 @@ def predictions(result: dict) -> str:
     from cnn_lab.scene_trial import trial_scenes
     from cnn_site.figures.pictures import Mark, Picture, pictures_svg
 
-    first = result["arms"]["detr"]["predictions"]
+    first = result["arms"]["detr"]["predictions"][:6]
     seen = trial_scenes(len(first), 0)
     cells = []
     for image, labels, found in zip(seen.images, seen.labels, first, strict=True):
