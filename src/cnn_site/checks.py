@@ -118,6 +118,10 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
         210,
         "focal loss, anchors, coding, matching, heads and post-processing: none is of use without the others",
     ),
+    "segmentation/segformer": (
+        200,
+        "encoder, decoder and six sizes, with each module that transformers' names stand for",
+    ),
     "detection/fcos": (
         200,
         "points, matching, centre-ness, GIoU, heads and post-processing: none is of use without the others",

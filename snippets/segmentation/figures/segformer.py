@@ -1,0 +1,71 @@
+import json
+
+from cnn_site import ROOT
+from cnn_site.figures import Figure, chain, conv, data, gate, grid, link
+
+WIDTHS = (32, 64, 160, 256)
+stages = [
+    gate(f"Stage {i + 1}", f"{width} ch · 1/{4 << i}", w=100)
+    for i, width in enumerate(WIDTHS)
+]
+linear = [
+    conv(f"Linear, {1 << i}×" if i else "Linear", f"{width} → 256", w=92)
+    for i, width in enumerate(WIDTHS)
+]
+image = data("image", w=100)
+fuse = conv("Concatenate,\nlinear, BN,\nReLU", "1024 → 256", rows=4, w=92)
+classify = conv("Linear", "256 → 150", w=92)
+scores = data("scores", "1/4", w=92)
+figure = Figure(
+    "segformer",
+    "SegFormer-B0",
+    "Four stages of the encoder make feature maps of 32, 64, 160 and 256 channels at 1/4, 1/8, 1/16 and 1/32 of the "
+    "image. A linear layer for each makes 256 channels, enlarged to 1/4 of the image. They are concatenated; two more "
+    "linear layers give the scores of 150 classes at 1/4 of the image.",
+    grid(
+        [image],
+        *[
+            [stages[i], linear[i], fuse] if i == 0 else [stages[i], linear[i]]
+            for i in range(4)
+        ],
+        [None, None, classify],
+        [None, None, scores],
+        hgap=24,
+    ),
+    chain(image, *stages, ports="bt")
+    + [link(a, b, "rl") for a, b in zip(stages, linear, strict=True)]
+    + [link(b, fuse, "rl") for b in linear]
+    + chain(fuse, classify, scores, ports="bt"),
+)
+
+
+def predictions(row: dict) -> str:
+    """Four unseen scenes, their classes, and those that the recorded network of seed 0 gives."""
+    from cnn_lab.scene_trial import trial_scenes, unpacked
+    from cnn_site.figures.pictures import Picture, label_map, pictures_svg
+
+    unseen = trial_scenes(4, 0, "test")
+    predicted = unpacked(row["first"], 4, 96, 96).numpy()
+    rows = [
+        [Picture("image", image[0].numpy()) for image in unseen.images],
+        [Picture("truth", label_map(mask)) for mask in unseen.masks],
+        [Picture("prediction", label_map(mask)) for mask in predicted],
+    ]
+    return pictures_svg(
+        "segformer-predictions",
+        "Four unseen scenes, their true classes and those predicted",
+        "Three rows of four pictures: scenes of handwritten digits, the class of every pixel in one colour per digit, "
+        "and the classes that a trained SegFormer predicts.",
+        [picture for row in rows for picture in row],
+        columns=4,
+        classes=["", *"0123456789"],
+    )
+
+
+record = ROOT / "docs/evidence/segmentation/segformer.json"
+measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
+figures = (
+    {"predictions": predictions(measured["trial"]["result"]["arms"]["segformer"])}
+    if "trial" in measured
+    else {}
+)
