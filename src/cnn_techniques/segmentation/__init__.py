@@ -27,6 +27,12 @@ from .mask_rcnn import mask_targets as mask_targets
 from .mask_rcnn import maskrcnn_resnet50_fpn as maskrcnn_resnet50_fpn
 from .mask_rcnn import paste_masks as paste_masks
 from .mask_rcnn import proposals_with_objects as proposals_with_objects
+from .pspnet import PSPNet as PSPNet
+from .pspnet import PSPNetOutput as PSPNetOutput
+from .pspnet import PyramidPooling as PyramidPooling
+from .pspnet import pspnet_loss as pspnet_loss
+from .pspnet import pspnet_resnet50 as pspnet_resnet50
+from .pspnet import pspnet_resnet101 as pspnet_resnet101
 from .segformer import EfficientSelfAttention as EfficientSelfAttention
 from .segformer import MixFFN as MixFFN
 from .segformer import MixTransformer as MixTransformer
@@ -44,12 +50,6 @@ from .segformer import segformer_b3 as segformer_b3
 from .segformer import segformer_b4 as segformer_b4
 from .segformer import segformer_b5 as segformer_b5
 from .segformer import segformer_loss as segformer_loss
-from .pspnet import PSPNet as PSPNet
-from .pspnet import PSPNetOutput as PSPNetOutput
-from .pspnet import PyramidPooling as PyramidPooling
-from .pspnet import pspnet_loss as pspnet_loss
-from .pspnet import pspnet_resnet50 as pspnet_resnet50
-from .pspnet import pspnet_resnet101 as pspnet_resnet101
 from .solo_v2 import SOLOv2 as SOLOv2
 from .solo_v2 import SOLOv2Backbone as SOLOv2Backbone
 from .solo_v2 import SOLOv2Conv as SOLOv2Conv
