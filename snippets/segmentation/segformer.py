@@ -1,7 +1,4 @@
-import re
-
 import torch
-from torch import Tensor
 
 from cnn_techniques.segmentation import SegFormer, enlarged, segformer_loss
 
@@ -35,33 +32,3 @@ labels = enlarged(scores, images.shape[-2:]).argmax(dim=1)
 print(tuple(scores.shape), "->", tuple(labels.shape))
 print(f"pixels right: {(labels == masks).double().mean():.3f}")
 # --8<-- [end:usage]
-
-# --8<-- [start:published]
-PUBLISHED = [  # in files for transformers -> here
-    (r"encoder\.patch_embeddings\.(\d)", r"stages.\1.patch_embeddings"),
-    (r"encoder\.block\.(\d)", r"stages.\1.blocks"),
-    (r"encoder\.layer_norm\.(\d)", r"stages.\1.layer_norm"),
-    ("layer_norm_1", "layernorm_before"),
-    ("layer_norm_2", "layernorm_after"),
-    ("attention.self.query", "attention.q_proj"),
-    ("attention.self.key", "attention.k_proj"),
-    ("attention.self.value", "attention.v_proj"),
-    ("attention.output.dense", "attention.o_proj"),
-    ("attention.self.sr", "attention.sequence_reduction.sequence_reduction"),
-    ("attention.self.layer_norm", "attention.sequence_reduction.layer_norm"),
-    ("mlp.dense", "mlp.fc"),
-    ("decode_head.linear_c", "decode_head.linear_projections"),
-]
-
-
-def published(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file under the names that they have here."""
-    renamed = {}
-    for name, value in state.items():
-        for theirs, ours in PUBLISHED:
-            name = re.sub(theirs, ours, name)
-        renamed[name] = value
-    return renamed
-
-
-# --8<-- [end:published]

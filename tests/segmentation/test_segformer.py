@@ -1,6 +1,5 @@
 """SegFormer is transformers', name by name; the paper's equations and what follows from them are shown as laws."""
 
-import runpy
 from typing import Any
 
 import pytest
@@ -230,19 +229,18 @@ def test_the_loss_and_its_gradient_are_transformers_with_pixels_left_out(
     )
 
 
-def test_files_for_transformers_load_strictly_by_the_pages_renaming(tmp_path) -> None:
+def test_files_with_the_hubs_older_names_load_strictly_through_transformers(
+    tmp_path,
+) -> None:
     from safetensors.torch import load_file
 
-    published = runpy.run_path(str(ROOT / "snippets/segmentation/segformer.py"))[
-        "published"
-    ]
     reference = theirs(SMALL, 5).eval()
     reference.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     old = {name for name in state if name not in reference.state_dict()}
     assert "segformer.encoder.block.1.1.attention.self.sr.weight" in old
-    network = small().eval()
-    network.load_state_dict(published(state))
+    network, published = small().eval(), type(reference).from_pretrained(tmp_path)
+    network.load_state_dict(published.state_dict())
     x = torch.randn(1, 3, 64, 96)
     torch.testing.assert_close(network(x), reference(x).logits)
 

@@ -324,7 +324,10 @@ def enlarged(scores: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def segformer_loss(scores: Tensor, masks: Tensor, ignore: int = 255) -> Tensor:
-    """Mean cross-entropy of pixels whose label in masks (N, H, W) is not `ignore`."""
+    """Mean cross-entropy of the pixels whose label in masks (N, H, W) is not `ignore`.
+
+    It is NaN if there are none.
+    """
     large = enlarged(scores, masks.shape[-2:])
     return F.cross_entropy(large, masks, ignore_index=ignore)
 
