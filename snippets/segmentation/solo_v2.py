@@ -27,9 +27,7 @@ torch.manual_seed(0)
 body = ResNet(BasicBlock, (1, 1, 1), width=8, in_channels=1)
 backbone = SOLOv2Backbone(body, FeaturePyramidNetwork([8, 16, 32], 16))
 grids, ranges = (8, 6, 4), ((1, 24), (18, 36), (30, 1000))  # pixels, root of the area
-segmenter = SOLOv2(
-    backbone, 16, 2, grids, 16, 16, 8, convs=1, mask_levels=3, groups=4
-)
+segmenter = SOLOv2(backbone, 16, 2, grids, 16, 16, 8, convs=1, mask_levels=3, groups=4)
 
 rows, columns = torch.meshgrid(torch.arange(64), torch.arange(96), indexing="ij")
 disc = (rows - 30) ** 2 + (columns - 64) ** 2 < 20**2  # class 1, partly hidden

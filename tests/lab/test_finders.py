@@ -42,6 +42,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "segmentation/pspnet": of_proof("segmentation/pspnet"),
     "segmentation/deeplab-v3-plus": of_proof("segmentation/deeplab-v3-plus"),
     "segmentation/segformer": of_proof("segmentation/segformer"),
+    "segmentation/mask-rcnn": of_proof("segmentation/mask-rcnn"),
     "segmentation/yolact": of_proof("segmentation/yolact"),
     "segmentation/solo-v2": of_proof("segmentation/solo-v2"),
 }
@@ -54,6 +55,7 @@ FIND: dict[str, Callable[[Any], object]] = {
         out, score_threshold=0.05
     ),
     "detection/detr": detection.detr_detections,
+    "segmentation/mask-rcnn": segmentation.mask_rcnn_detections,
     "segmentation/yolact": segmentation.yolact_detections,
     "segmentation/solo-v2": lambda out: segmentation.solo_v2_detections(
         out, strides=(8, 8, 16)

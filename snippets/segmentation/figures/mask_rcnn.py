@@ -54,7 +54,7 @@ def predictions(result: dict) -> str:
     from cnn_lab.scene_trial import trial_scenes, unpacked
     from cnn_site.figures.pictures import Mark, Picture, label_map, pictures_svg
 
-    found = result["arms"]["mask_rcnn"]["predictions"]
+    found = result["arms"]["mask_rcnn"]["predictions"][:6]
     seen = trial_scenes(len(found), 0, "test")
     cells = []
     for image, labels, one in zip(seen.images, seen.labels, found, strict=True):
