@@ -54,7 +54,7 @@ FIND: dict[str, Callable[[Any], object]] = {
     "detection/yolov8": lambda out: detection.yolov8_detections(
         out, score_threshold=0.05
     ),
-    "detection/detr": detection.detr_detections,
+    "detection/detr": lambda out: detection.detr_detections(out, [(96, 96)] * 8),
     "segmentation/mask-rcnn": segmentation.mask_rcnn_detections,
     "segmentation/yolact": segmentation.yolact_detections,
     "segmentation/solo-v2": lambda out: segmentation.solo_v2_detections(
