@@ -177,7 +177,7 @@ def test_network_equals_its_layers_written_a_second_way(evidence) -> None:
         outputs=(lambda o: tuple(o[:5]), lambda o: o),
     )
     evidence.equivalent(
-        "network on ResNet-10",
+        "network",
         comparison,
         reference="the layers of figures 2 to 4, written a second way",
         settings="parameters paired by order",

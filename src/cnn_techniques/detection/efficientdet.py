@@ -229,7 +229,7 @@ class EfficientDetHead(nn.Module):
         rows = []
         # --8<-- [start:head]
         for x, norms in zip(levels, self.norms, strict=True):
-            for conv, norm in zip(self.convs, norms, strict=True):
+            for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[call-overload]
                 x = F.silu(norm(conv(x)))
             rows.append(_retinanet_rows(self.predict(x), self.outputs))
         # --8<-- [end:head]
@@ -296,7 +296,7 @@ class EfficientDet(nn.Module):
                 nn.init.normal_(module.weight, std=fan_in**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.constant_(classes.predict[1].bias, prior)
+        nn.init.constant_(classes.predict[1].bias, prior)  # type: ignore[arg-type]
         self.backbone = backbone
         self.anchor_sizes, self.first_stride = tuple(anchor_sizes), first_stride
 
@@ -317,7 +317,7 @@ class EfficientDet(nn.Module):
             torch.cat(head(levels), 1) for head in (self.class_head, self.box_head)
         )
         sizes = [len(a) for a in anchors]
-        return RetinaNetOutput(*merged, torch.cat(anchors), sizes, size)
+        return RetinaNetOutput(*merged, torch.cat(anchors), sizes, size)  # type: ignore[call-arg, arg-type]
 
 
 # --8<-- [start:variants]
