@@ -229,7 +229,7 @@ class EfficientDetHead(nn.Module):
         rows = []
         # --8<-- [start:head]
         for x, norms in zip(levels, self.norms, strict=True):
-            for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[call-overload]
+            for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore
                 x = F.silu(norm(conv(x)))
             rows.append(_retinanet_rows(self.predict(x), self.outputs))
         # --8<-- [end:head]
@@ -317,7 +317,7 @@ class EfficientDet(nn.Module):
             torch.cat(head(levels), 1) for head in (self.class_head, self.box_head)
         )
         sizes = [len(a) for a in anchors]
-        return RetinaNetOutput(*merged, torch.cat(anchors), sizes, size)  # type: ignore[call-arg, arg-type]
+        return RetinaNetOutput(*merged, torch.cat(anchors), sizes, size)  # type: ignore
 
 
 # --8<-- [start:variants]
