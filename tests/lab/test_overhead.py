@@ -18,8 +18,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_lab import checkpoint, fit, networks
-from cnn_lab import train as training
+from cnn_lab import checkpoint, fit, networks, tasks
 from cnn_lab.data import digits
 from cnn_lab.fit import InMemory, generator
 from cnn_lab.recipe import Recipe
@@ -215,7 +214,7 @@ def test_nothing_that_costs_time_is_done_more_often_than_it_has_to(
 
     counted(InMemory, "take")
     counted(checkpoint, "save")
-    counted(training, "accuracies")
+    counted(tasks, "accuracies")
     counted(AdamW, "step")
     counted(fit, "generator")
     counted(torch, "manual_seed")

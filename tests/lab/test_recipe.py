@@ -14,7 +14,6 @@ from torch._dynamo.utils import counters
 from torch.utils.data import TensorDataset
 
 from cnn_lab import checkpoint, networks
-from cnn_lab import train as training
 from cnn_lab.data import digits
 from cnn_lab.fit import generator
 from cnn_lab.options import Norm, Optimizer, Schedule
@@ -416,7 +415,7 @@ def test_channels_last_changes_the_layout_and_not_the_result(
         return forward(self, x)
 
     monkeypatch.setattr(nn.Conv2d, "forward", watched)
-    monkeypatch.setattr(training, "accuracies", lambda *given: {"accuracy": 0.0})
+    monkeypatch.setattr("cnn_lab.tasks.accuracies", lambda *given: {"accuracy": 0.0})
     ended(tiny(channels_last=True), tmp_path / "watched")
     assert seen == {True}
     monkeypatch.undo()
@@ -471,7 +470,7 @@ def test_an_operation_that_is_not_the_same_twice_is_refused_in_one_line(
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
         return model(x).sum()
 
-    monkeypatch.setattr(training, "make_loss", lambda recipe: loss)
+    monkeypatch.setattr("cnn_lab.tasks.make_loss", lambda recipe: loss)
     with pytest.raises(Refused, match=r"--deterministic: put_ does not have"):
         train(tiny(deterministic=True), tmp_path)
     assert not torch.are_deterministic_algorithms_enabled()

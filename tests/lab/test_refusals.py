@@ -544,7 +544,7 @@ def test_a_lack_of_memory_while_testing_loses_nothing(
         return accuracies(*given, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr("cnn_lab.train.accuracies", too_much)
+        patched.setattr("cnn_lab.tasks.accuracies", too_much)
         told = (
             "no memory is left .*: what was learnt is saved; .* cnn-lab train --resume"
         )

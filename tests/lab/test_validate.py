@@ -207,7 +207,7 @@ def of_these(monkeypatch: pytest.MonkeyPatch, found: list[float]) -> None:
     """Let epochs have these accuracies, and the test part 0.1."""
     waiting = [*found, 0.1]
     monkeypatch.setattr(
-        training, "accuracies", lambda *given: {"accuracy": waiting.pop(0)}
+        "cnn_lab.tasks.accuracies", lambda *given: {"accuracy": waiting.pop(0)}
     )
 
 
