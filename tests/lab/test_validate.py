@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnn_lab import checkpoint, photos, sources
-from cnn_lab import train as training
+from cnn_lab import checkpoint, photos, sources, tasks
 from cnn_lab.checkpoint import NotACheckpoint
 from cnn_lab.evaluate import evaluate, evaluation_data, load_network
 from cnn_lab.fit import BadData, SingleProcess, Source
@@ -157,7 +156,7 @@ class Watched:
 def test_the_test_part_is_not_looked_at_before_the_end(
     share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events, really = Events(), training.prepared
+    events, really = Events(), tasks.prepared
 
     def watched(*given: Any, **more: Any) -> Any:
         model, data = really(*given, **more)
@@ -168,7 +167,7 @@ def test_the_test_part_is_not_looked_at_before_the_end(
         }
         return model, dataclasses.replace(data, **parts)
 
-    monkeypatch.setattr(training, "prepared", watched)
+    monkeypatch.setattr(tasks, "prepared", watched)
     train(tiny(epochs=2, validate=share), tmp_path, show=events)
     expected = ["validation", "epoch 1", "validation", "epoch 2", "test"]
     if not share:
