@@ -387,7 +387,7 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
         "import sys, time, cnn_lab.train, cnn_lab.cli\n"
         "def make_loss(recipe):\n"
         "    return lambda *given: time.sleep(3600)\n"
-        "cnn_lab.train.make_loss = make_loss\n"
+        "cnn_lab.tasks.make_loss = make_loss\n"
         "cnn_lab.cli.main()\n"
     )
     with subprocess.Popen(
