@@ -1,7 +1,5 @@
-import json
-
-from cnn_site import ROOT
 from cnn_site.figures import Figure, chain, conv, data, grid, link, loss
+from cnn_site.figures.scenes import found_in_scenes
 
 image, positions, queries = data("image"), data("positions"), data("100 queries")
 backbone, projection = conv("ResNet", "2,048 ch · 1/32"), conv("1×1", "256 ch")
@@ -37,34 +35,4 @@ overview = Figure(
     ],
 )
 figure = overview
-
-
-def predictions(result: dict) -> str:
-    """Scenes learnt by heart, with what the recorded network of seed 0 finds in them."""
-    from cnn_lab.scene_trial import trial_scenes
-    from cnn_site.figures.pictures import Mark, Picture, pictures_svg
-
-    first = result["arms"]["detr"]["predictions"][:6]
-    seen = trial_scenes(len(first), 0)
-    cells = []
-    for image, labels, found in zip(seen.images, seen.labels, first, strict=True):
-        marks = [
-            Mark(box, str(label))
-            for box, label in zip(found["boxes"], found["labels"], strict=True)
-        ]
-        wanted = " ".join(str(digit) for digit in sorted(labels.tolist()))
-        cells.append(Picture(f"truth: {wanted}", image[0], marks))
-    return pictures_svg(
-        "detr-predictions",
-        "DETR on scenes that it has learnt by heart",
-        f"{len(first)} of the training scenes, composed of handwritten digits, with the "
-        "boxes and classes found with a score above one half.",
-        cells,
-        columns=3,
-    )
-
-
-record = ROOT / "docs/evidence/detection/detr.json"
-measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
-if "trial" in measured:
-    figures = {"predictions": predictions(measured["trial"]["result"])}
+figures = found_in_scenes("detection/detr", "DETR", by_heart=True)

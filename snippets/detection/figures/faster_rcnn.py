@@ -1,7 +1,5 @@
-import json
-
-from cnn_site import ROOT
 from cnn_site.figures import Figure, chain, conv, data, grid, link
+from cnn_site.figures.scenes import found_in_scenes
 
 image = data("image", "1/1", w=104)
 body = conv("ResNet-50", "C2 to C5 · 1/4 to 1/32", w=148)
@@ -41,34 +39,4 @@ overview = Figure(
     ],
 )
 figure = overview
-
-
-def predictions(result: dict) -> str:
-    """Unseen scenes with what the recorded network of seed 0 finds in them."""
-    from cnn_lab.scene_trial import trial_scenes
-    from cnn_site.figures.pictures import Mark, Picture, pictures_svg
-
-    first = result["arms"]["faster_rcnn"]["predictions"][:6]
-    seen = trial_scenes(len(first), 0, "test")
-    cells = []
-    for image, labels, found in zip(seen.images, seen.labels, first, strict=True):
-        marks = [
-            Mark(box, str(label))
-            for box, label in zip(found["boxes"], found["labels"], strict=True)
-        ]
-        wanted = " ".join(str(digit) for digit in sorted(labels.tolist()))
-        cells.append(Picture(f"truth: {wanted}", image[0], marks))
-    return pictures_svg(
-        "faster-rcnn-predictions",
-        "Faster R-CNN on scenes it has not seen",
-        f"{len(first)} scenes composed of handwritten digits of the test part, with the "
-        "boxes and classes found with a score above one half.",
-        cells,
-        columns=3,
-    )
-
-
-record = ROOT / "docs/evidence/detection/faster-rcnn.json"
-measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
-if "trial" in measured:
-    figures = {"predictions": predictions(measured["trial"]["result"])}
+figures = found_in_scenes("detection/faster-rcnn", "Faster R-CNN")

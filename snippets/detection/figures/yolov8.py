@@ -1,7 +1,5 @@
-import json
-
-from cnn_site import ROOT
 from cnn_site.figures import Figure, chain, conv, data, grid, link, pool
+from cnn_site.figures.scenes import found_in_scenes
 
 c = {k: conv(f"C{k}", f"C2f, 1/{2**k}") for k in (3, 4, 5)}
 sppf = pool("SPPF")
@@ -33,34 +31,4 @@ overview = Figure(
     + [link(n[k], heads, "rl") for k in n],
 )
 figure = overview
-
-
-def predictions(result: dict) -> str:
-    """Unseen scenes with what the recorded network of seed 0 finds in them."""
-    from cnn_lab.scene_trial import trial_scenes
-    from cnn_site.figures.pictures import Mark, Picture, pictures_svg
-
-    first = result["arms"]["yolov8"]["predictions"][:6]
-    seen = trial_scenes(200, 0, "test")
-    cells = []
-    for image, labels, found in zip(seen.images, seen.labels, first, strict=False):
-        marks = [
-            Mark(box, str(label))
-            for box, label in zip(found["boxes"], found["labels"], strict=True)
-        ]
-        wanted = " ".join(str(digit) for digit in sorted(labels.tolist()))
-        cells.append(Picture(f"truth: {wanted}", image[0], marks))
-    return pictures_svg(
-        "yolov8-predictions",
-        "YOLOv8 on scenes it has not seen",
-        f"{len(first)} scenes composed of handwritten digits of the test part, with the "
-        "boxes and classes found with a score above one half.",
-        cells,
-        columns=3,
-    )
-
-
-record = ROOT / "docs/evidence/detection/yolov8.json"
-measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
-if "trial" in measured:
-    figures = {"predictions": predictions(measured["trial"]["result"])}
+figures = found_in_scenes("detection/yolov8", "YOLOv8")

@@ -1,7 +1,5 @@
-import json
-
-from cnn_site import ROOT
 from cnn_site.figures import Figure, chain, conv, data, frame, grid, link, op, pool
+from cnn_site.figures.scenes import labelled_scenes
 
 image = data("image", "H × W", w=100)
 early = conv("stage 1", "256 ch · 1/4", w=100)
@@ -48,32 +46,4 @@ figure = Figure(
     + chain(both, joined, head, ports="tb")
     + [link(head, scores, "tb", "4×")],
 )
-
-
-def predictions(result: dict) -> str:
-    """Four unseen scenes, their classes, and what the recorded network of seed 0 says."""
-    from cnn_lab.scene_trial import trial_scenes, unpacked
-    from cnn_site.figures.pictures import Picture, label_map, pictures_svg
-
-    first = unpacked(result["arms"]["deeplab_v3_plus"]["first"], 4, 96, 96)
-    unseen = trial_scenes(200, 0, "test")
-    rows = [
-        [Picture("image", image[0].numpy()) for image in unseen.images[:4]],
-        [Picture("truth", label_map(mask)) for mask in unseen.masks[:4]],
-        [Picture("prediction", label_map(mask)) for mask in first],
-    ]
-    return pictures_svg(
-        "deeplab-v3-plus-predictions",
-        "Four unseen scenes, their true classes and those predicted",
-        "Three rows of four pictures: scenes of handwritten digits that may overlap, the "
-        "class of every pixel in one colour per digit, and the predicted classes.",
-        [picture for row in rows for picture in row],
-        columns=4,
-        classes=["", *"0123456789"],
-    )
-
-
-record = ROOT / "docs/evidence/segmentation/deeplab-v3-plus.json"
-measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
-if "trial" in measured:
-    figures = {"predictions": predictions(measured["trial"]["result"])}
+figures = labelled_scenes("segmentation/deeplab-v3-plus", "DeepLab v3+")

@@ -1,7 +1,5 @@
-import json
-
-from cnn_site import ROOT
 from cnn_site.figures import Figure, conv, data, fan, op, pool, stack
+from cnn_site.figures.scenes import labelled_scenes
 
 BINS = (1, 2, 3, 6)
 levels = [pool(f"Mean\n{n} × {n}", "2048 ch", w=68) for n in BINS]
@@ -39,35 +37,4 @@ figure = Figure(
         same=False,
     ),
 )
-
-
-def predictions(row: dict) -> str:
-    """Four unseen scenes, their classes, and those that the recorded network of seed 0 gives."""
-    from cnn_lab.scene_trial import trial_scenes, unpacked
-    from cnn_site.figures.pictures import Picture, label_map, pictures_svg
-
-    unseen = trial_scenes(4, 0, "test")
-    predicted = unpacked(row["first"], 4, 96, 96).numpy()
-    rows = [
-        [Picture("image", image[0].numpy()) for image in unseen.images],
-        [Picture("truth", label_map(mask)) for mask in unseen.masks],
-        [Picture("prediction", label_map(mask)) for mask in predicted],
-    ]
-    return pictures_svg(
-        "pspnet-predictions",
-        "Four unseen scenes, their true classes and those predicted",
-        "Three rows of four pictures: scenes of handwritten digits, the class of every pixel in one colour per digit, "
-        "and the classes that a trained PSPNet predicts.",
-        [picture for row in rows for picture in row],
-        columns=4,
-        classes=["", *"0123456789"],
-    )
-
-
-record = ROOT / "docs/evidence/segmentation/pspnet.json"
-measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
-figures = (
-    {"predictions": predictions(measured["trial"]["result"]["arms"]["pspnet"])}
-    if "trial" in measured
-    else {}
-)
+figures = labelled_scenes("segmentation/pspnet", "PSPNet")

@@ -1,7 +1,5 @@
-import json
-
-from cnn_site import ROOT
 from cnn_site.figures import Figure, chain, conv, data, gate, grid, link
+from cnn_site.figures.scenes import labelled_scenes
 
 WIDTHS = (32, 64, 160, 256)
 stages = [
@@ -37,35 +35,4 @@ figure = Figure(
     + [link(b, fuse, "rl") for b in linear]
     + chain(fuse, classify, scores, ports="bt"),
 )
-
-
-def predictions(row: dict) -> str:
-    """Four unseen scenes, their classes, and those that the recorded network of seed 0 gives."""
-    from cnn_lab.scene_trial import trial_scenes, unpacked
-    from cnn_site.figures.pictures import Picture, label_map, pictures_svg
-
-    unseen = trial_scenes(4, 0, "test")
-    predicted = unpacked(row["first"], 4, 96, 96).numpy()
-    rows = [
-        [Picture("image", image[0].numpy()) for image in unseen.images],
-        [Picture("truth", label_map(mask)) for mask in unseen.masks],
-        [Picture("prediction", label_map(mask)) for mask in predicted],
-    ]
-    return pictures_svg(
-        "segformer-predictions",
-        "Four unseen scenes, their true classes and those predicted",
-        "Three rows of four pictures: scenes of handwritten digits, the class of every pixel in one colour per digit, "
-        "and the classes that a trained SegFormer predicts.",
-        [picture for row in rows for picture in row],
-        columns=4,
-        classes=["", *"0123456789"],
-    )
-
-
-record = ROOT / "docs/evidence/segmentation/segformer.json"
-measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
-figures = (
-    {"predictions": predictions(measured["trial"]["result"]["arms"]["segformer"])}
-    if "trial" in measured
-    else {}
-)
+figures = labelled_scenes("segmentation/segformer", "SegFormer")

@@ -1,7 +1,5 @@
-import json
-
-from cnn_site import ROOT
 from cnn_site.figures import Figure, chain, conv, data, grid, link
+from cnn_site.figures.scenes import found_in_scenes
 
 image = data("image", "1/1", w=104)
 body = conv("ResNet-50", "C2 to C5 · 1/4 to 1/32", w=148)
@@ -37,41 +35,4 @@ figure = Figure(
         link(kernels, product, "lr", "of sure cells"),
     ],
 )
-
-
-def predictions(result: dict) -> str:
-    """Unseen scenes with the masks that the recorded network of seed 0 finds."""
-    import torch
-
-    from cnn_lab.scene_trial import trial_scenes, unpacked
-    from cnn_site.figures.pictures import Picture, label_map, pictures_svg
-
-    first = result["arms"]["solo_v2"]["predictions"][:4]
-    seen = trial_scenes(len(first), 0, "test")
-    drawn = []
-    for found in first:  # the surest is drawn last, over the others
-        labels = torch.zeros(96, 96, dtype=torch.long)
-        masks = unpacked(found["masks"], -1, 96, 96).bool()
-        for mask, label in zip(masks.flip(0), found["labels"][::-1], strict=True):
-            labels[mask] = label + 1
-        drawn.append(labels)
-    rows = [
-        [Picture("image", image[0].numpy()) for image in seen.images],
-        [Picture("truth", label_map(mask)) for mask in seen.masks],
-        [Picture("found", label_map(mask.numpy())) for mask in drawn],
-    ]
-    return pictures_svg(
-        "solo-v2-predictions",
-        "SOLOv2 on scenes it has not seen",
-        f"{len(first)} scenes composed of handwritten digits of the test part: the image, "
-        "the true digit of every pixel, and the masks found with a score above one half.",
-        [picture for row in rows for picture in row],
-        columns=4,
-        classes=["", *"0123456789"],
-    )
-
-
-record = ROOT / "docs/evidence/segmentation/solo-v2.json"
-measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
-if "trial" in measured:
-    figures = {"predictions": predictions(measured["trial"]["result"])}
+figures = found_in_scenes("segmentation/solo-v2", "SOLOv2")

@@ -1,9 +1,7 @@
-import json
-
 import torch
 
-from cnn_site import ROOT
 from cnn_site.figures import Figure, chain, conv, data, grid, link, op
+from cnn_site.figures.scenes import found_in_scenes
 
 levels = data("P3 to P7", "pyramid")
 p3 = data("P3", "256 ch · 1/8")
@@ -35,39 +33,4 @@ overview = Figure(
     + [link(nms, mixed, "lr")],
 )
 figure = overview
-
-
-def predictions(result: dict) -> str:
-    """Unseen scenes with the masks that the recorded network of seed 0 finds in them."""
-    from cnn_lab.scene_trial import trial_scenes, unpacked
-    from cnn_site.figures.pictures import Mark, Picture, label_map, pictures_svg
-
-    found = result["arms"]["yolact"]["predictions"][:6]
-    seen = trial_scenes(len(found), 0, "test")
-    cells = []
-    for image, labels, one in zip(seen.images, seen.labels, found, strict=True):
-        masks = unpacked(one["masks"], -1, *image.shape[1:])
-        colours = torch.zeros(image.shape[1:], dtype=torch.int64)
-        for n in reversed(range(len(masks))):  # the surest lies above the others
-            colours[masks[n] > 0] = one["labels"][n] + 1
-        marks = [
-            Mark(box, str(label))
-            for box, label in zip(one["boxes"], one["labels"], strict=True)
-        ]
-        wanted = " ".join(str(digit) for digit in sorted(labels.tolist()))
-        picture = label_map(colours, over=image[0])
-        cells.append(Picture(f"truth: {wanted}", picture, marks))
-    return pictures_svg(
-        "yolact-predictions",
-        "YOLACT on scenes it has not seen",
-        f"{len(found)} scenes composed of handwritten digits of the test part, with the "
-        "masks, boxes and classes found with a score above one half.",
-        cells,
-        columns=3,
-    )
-
-
-record = ROOT / "docs/evidence/segmentation/yolact.json"
-measured = json.loads(record.read_text()).get("measured", {}) if record.exists() else {}
-if "trial" in measured:
-    figures = {"predictions": predictions(measured["trial"]["result"])}
+figures = found_in_scenes("segmentation/yolact", "YOLACT")
