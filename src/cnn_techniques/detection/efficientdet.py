@@ -109,8 +109,7 @@ class BiFPNLayer(nn.Module):
         channels: D, of each level that comes out.
         weighted: fuse with learnt weights.
 
-    Shape: levels (N, C_l, H_l, W_l) -> (N, D, H_l, W_l), each half the finer one's
-        size, rounded up.
+    Shape: levels (N, C_l, H_l, W_l) -> (N, D, H_l, W_l), each half the finer one.
     """
 
     def __init__(

@@ -102,6 +102,9 @@ def proposals_with_objects(
 class MaskRCNN(FasterRCNN):
     """Faster R-CNN, whose boxes are read again, at 14 x 14 positions, for masks.
 
+    With targets, masks of a sample's objects are drawn: the output is for
+    mask_rcnn_loss. Without them it is for mask_rcnn_detections.
+
     Args:
         backbone: gives the levels of a batch of images, finest first, D channels each.
         channels: D, the width of the backbone's levels.
@@ -115,8 +118,7 @@ class MaskRCNN(FasterRCNN):
         mask_width: channels of the layers that draw the masks.
         detections: of an image, the surest, whose masks are drawn.
 
-    Shape: (N, C, H, W) -> MaskRCNNOutput, for mask_rcnn_loss if the targets were given,
-        whose objects are then drawn, else for mask_rcnn_detections.
+    Shape: (N, C, H, W) -> MaskRCNNOutput.
     Raises: ValueError for sizes below 1, other images or targets, or other levels.
     """
 

@@ -176,6 +176,9 @@ class SegFormerStage(nn.Module):
 class MixTransformer(nn.Module):
     """The encoder: maps at 1/4, 1/8, 1/16 and 1/32 of the image.
 
+    At the paper's reductions H and W are 29 or more; keys cover the whole image at
+    multiples of 32.
+
     Args:
         widths: D of each stage.
         depths: blocks of each stage.
@@ -184,8 +187,7 @@ class MixTransformer(nn.Module):
         drop_path: of the last block; it grows to this evenly from 0.
         in_channels: C, channels of the images.
 
-    Shape: (N, C, H, W) -> list of (N, D, h, w), for H and W of 29 or more at the
-        paper's reductions; keys cover the whole image at multiples of 32.
+    Shape: (N, C, H, W) -> list of (N, D, h, w).
     Raises: ValueError for impossible sizes, or an input of another shape.
     """
 
