@@ -231,12 +231,15 @@ def drafts() -> list[Path]:
 
 
 def refuse_drafts(release: str) -> None:
-    """SiteError for a draft in a release."""
-    for path in drafts() if release else []:
-        raise SiteError(
-            f"{path.relative_to(ROOT)}, line {line_of(path, 'draft')}: draft: true in the release {release}; "
-            "finish the page and drop the line, or release without the page"
-        )
+    """SiteError that names every draft in a release."""
+    told = [
+        f"{path.relative_to(ROOT)}, line {line_of(path, 'draft')}: draft: true in the release {release}; "
+        "finish the page and drop the line, or release without the page"
+        for path in drafts()
+        if release
+    ]
+    if told:
+        raise SiteError("\n".join(told))
 
 
 @until_changed

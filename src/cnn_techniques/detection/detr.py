@@ -207,7 +207,7 @@ class DETRTransformer(nn.Module):
         )  # for all heads and queries
         for layer in self.encoder["layers"]:  # type: ignore[attr-defined]
             x = layer(x, positions, keys)
-        slots = queries.expand(len(x), -1, -1)  # (N, Q, D)
+        slots = queries.expand(x.shape[0], -1, -1)  # (N, Q, D)
         y, said = torch.zeros_like(slots), []
         for layer in self.decoder["layers"]:  # type: ignore[attr-defined]
             y = layer(y, slots, (x, positions, keys))
@@ -318,7 +318,7 @@ class DETR(nn.Module):
             given = f"{mask.dtype} {tuple(mask.shape)}"
             raise ValueError(f"expected a boolean mask {tuple(shape)}, got {given}")
         x = self.input_proj(self.backbone(images))  # (N, D, h, w)
-        cells = x.new_ones(len(x), *x.shape[2:], dtype=torch.bool)
+        cells = x.new_ones(x.shape[0], *x.shape[2:], dtype=torch.bool)
         if mask is not None:  # a cell is what its upper left pixel is
             cells = F.interpolate(mask[None].float(), x.shape[2:])[0].bool()
         positions = sine_positions(cells, x.shape[1], x.dtype)

@@ -140,7 +140,7 @@ class YOLACTHead(nn.Module):
         parts = self.classes(x), self.boxes(x), torch.tanh(self.masks(x))
         # --8<-- [end:head]
         return tuple(
-            part.permute(0, 2, 3, 1).reshape(len(part), -1, width)
+            part.permute(0, 2, 3, 1).reshape(part.shape[0], -1, width)
             for part, width in zip(parts, self.widths, strict=True)
         )
 
