@@ -201,10 +201,12 @@ def test_a_slug_that_nobody_knows_is_refused(
     assert "unknown technique 'attention/cbm'; did you mean" in capsys.readouterr().err
 
 
-def test_a_technique_without_a_page_is_told_how_to_begin() -> None:
-    planned = next(t for t in pages.techniques() if not t.path.exists())
-    (fault,) = check.to_do(planned.slug)["Rooms"]
-    assert fault.endswith(f"is missing; python -m cnn_site.new {planned.slug}")
+def test_a_technique_without_a_page_is_told_how_to_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    (fault,) = check.to_do(SLUG)["Rooms"]
+    assert fault.endswith(f"is missing; python -m cnn_site.new {SLUG}")
 
 
 def test_a_written_page_that_see_also_names_is_linked(planted: Plant) -> None:
