@@ -14,6 +14,7 @@ CATEGORIES = (
     "compression",
     "evaluation",
 )
+BESIDE = ("lab", "guides")  # folders of pages that are no techniques and have records
 
 
 def snake(slug: str) -> str:

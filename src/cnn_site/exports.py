@@ -77,11 +77,16 @@ def llms_txt() -> str:
                 for t in written
                 if t.facts
             ]
-    lines += ["", "## Lab", "", "The command `cnn-lab`.", ""]
-    for name in LAB:
-        text = (DOCS / f"lab/{name}.md").read_text(encoding="utf-8")
-        facts = meta.get_data(text)[1]
-        lines.append(f"- [{facts['title']}](lab/{name}/): {facts['description']}")
+    guides = [f"guides/{path.stem}" for path in sorted((DOCS / "guides").glob("*.md"))]
+    for title, about, names in (
+        ("Lab", "The command `cnn-lab`.", [f"lab/{name}" for name in LAB]),
+        ("Guides", "Several techniques at one task.", guides),
+    ):
+        lines += ["", f"## {title}", "", about, ""]
+        for name in names:
+            text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+            facts = meta.get_data(text)[1]
+            lines.append(f"- [{facts['title']}]({name}/): {facts['description']}")
     return "\n".join(lines) + "\n"
 
 

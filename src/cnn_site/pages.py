@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import yaml
 from pybtex.database import BibliographyData, Entry, parse_string
 
-from . import CATEGORIES, ROOT
+from . import BESIDE, CATEGORIES, ROOT
 from .evidence import load
 
 DOCS = ROOT / "docs"
@@ -278,9 +278,10 @@ def technique_path(slug: str) -> Path:
 
 
 def recorded(slug: str) -> Technique:
-    """Whose record a page shows: a technique, or a part of the lab (`lab/train`), which is no technique."""
-    if slug.startswith("lab/") and (DOCS / "evidence" / f"{slug}.json").exists():
-        return Technique(slug, "lab", slug, None, "", "", False, None)
+    """Whose record a page shows: a technique, or a page beside them (`lab/train`), which is no technique."""
+    folder = slug.partition("/")[0]
+    if folder in BESIDE and (DOCS / "evidence" / f"{slug}.json").exists():
+        return Technique(slug, folder, slug, None, "", "", False, None)
     return technique(slug)
 
 

@@ -35,7 +35,7 @@ import pytest
 from pytest_markdown_docs._runners import DefaultRunner, register_runner
 from pytest_markdown_docs.plugin import MarkdownInlinePythonItem, MarkdownTextFile
 
-from . import CATEGORIES, ROOT, pages, snake
+from . import BESIDE, CATEGORIES, ROOT, pages, snake
 from .evidence import Evidence, drop_orphans, may_name
 from .fences import CodeBlock, imported, page_blocks, parser, runnable
 from .processors import other_rounding
@@ -128,11 +128,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def record_of(path: Path) -> str:
-    """The technique, or the part of the lab, that a proof file is of."""
+    """The technique, part of the lab or guide that a proof file is of."""
     path = path.relative_to(ROOT)
-    if path.parts[0] != "tests" or path.parts[1] not in (*CATEGORIES, "lab"):
+    if path.parts[0] != "tests" or path.parts[1] not in (*CATEGORIES, *BESIDE):
         raise ValueError(
-            f"{path}: only tests/<category>/test_<slug>.py and tests/lab have records"
+            f"{path}: only tests/<category>/test_<slug>.py, tests/lab and tests/guides have records"
         )
     return f"{path.parts[1]}/{path.stem.removeprefix('test_').replace('_', '-')}"
 
@@ -154,7 +154,7 @@ def _named(request: pytest.FixtureRequest) -> Iterator[set[tuple[str, str]]]:
 
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest, _named: set[tuple[str, str]]) -> Evidence:
-    """The record of the technique, or of the part of the lab, whose proof file asks for it."""
+    """The record of the technique, part of the lab or guide whose proof file asks for it."""
     slug, update = (
         record_of(request.path),
         request.config.getoption("--update-evidence"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cnn_site import CATEGORIES, ROOT, pages
+from cnn_site import BESIDE, CATEGORIES, ROOT, pages
 from cnn_site.directives import copy_block
 from cnn_site.runner import unlike
 
@@ -49,7 +49,7 @@ def kinds() -> Iterator[str]:
         relative = source.relative_to(DOCS)
         if relative.parent == Path():
             kind = str(relative)
-        elif relative.parts[0] in ("api", "tutorials", "lab"):
+        elif relative.parts[0] in ("api", "tutorials", *BESIDE):
             kind = relative.parts[0]
         else:
             kind = "category" if relative.name == "index.md" else "technique"

@@ -36,6 +36,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "detection/fcos": of_proof("detection/fcos", channels=3),
     "detection/faster-rcnn": of_proof("detection/faster-rcnn"),
     "detection/yolov8": of_proof("detection/yolov8", channels=3),
+    "detection/efficientdet": of_proof("detection/efficientdet"),
     "detection/detr": of_proof("detection/detr"),
     "segmentation/u-net": lambda: segmentation.UNet(3, 11, width=8, padding=1),
     "segmentation/fcn": of_proof("segmentation/fcn"),
@@ -54,6 +55,7 @@ FIND: dict[str, Callable[[Any], object]] = {
     "detection/yolov8": lambda out: detection.yolov8_detections(
         out, score_threshold=0.05
     ),
+    "detection/efficientdet": detection.retinanet_detections,
     "detection/detr": lambda out: detection.detr_detections(out, [(96, 96)] * 8),
     "segmentation/mask-rcnn": segmentation.mask_rcnn_detections,
     "segmentation/yolact": segmentation.yolact_detections,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cnn_site import CATEGORIES, ROOT, checks, pages
+from cnn_site import BESIDE, CATEGORIES, ROOT, checks, pages
 from cnn_site.evidence import stale_measurements
 
 TECHNIQUES = [t for t in pages.techniques() if t.facts]
@@ -189,10 +189,17 @@ def test_measured_results_were_made_by_the_code_there_is(t: pages.Technique) -> 
 
 
 @pytest.mark.parametrize(
-    "part", sorted(p.stem for p in (ROOT / "docs/evidence/lab").glob("*.json"))
+    "slug",
+    sorted(
+        f"{folder}/{path.stem}"
+        for folder in BESIDE
+        for path in (ROOT / "docs/evidence" / folder).glob("*.json")
+    ),
 )
-def test_measured_results_of_the_lab_were_made_by_the_code_there_is(part: str) -> None:
-    refuse(stale_measurements(f"lab/{part}"))
+def test_measured_results_of_lab_and_guides_were_made_by_the_code_there_is(
+    slug: str,
+) -> None:
+    refuse(stale_measurements(slug))
 
 
 # --- words -----------------------------------------------------------------------
