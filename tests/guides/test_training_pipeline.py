@@ -162,3 +162,10 @@ def test_a_file_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> No
     with pytest.raises(Exception, match="pickle"):
         save(path, done=lambda: None)
     assert torch.load(path, weights_only=True) == {"done": 1}
+
+
+def test_two_of_five_runs_without_train_mode_end_at_chance_as_the_page_says() -> None:
+    arms = load("guides/training-pipeline")["measured"]["absent"]["result"]["arms"]
+    values = arms["train"]["accuracy"]["values"]
+    assert sorted(v < 0.15 for v in values) == 3 * [False] + 2 * [True]
+    assert min(v for v in values if v > 0.15) > 0.75

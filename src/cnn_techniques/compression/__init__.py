@@ -1,3 +1,6 @@
 """Making a trained network smaller or faster."""
 
+from .batchnorm_folding import fold_batch_norms as fold_batch_norms
+from .batchnorm_folding import fold_into as fold_into
+from .batchnorm_folding import norms_to_fold as norms_to_fold
 from .knowledge_distillation import distillation_loss as distillation_loss
