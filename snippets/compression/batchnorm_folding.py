@@ -1,10 +1,10 @@
 import torch
 from torch import nn
 
-from cnn_techniques.compression import fold_batch_norms, fold_into, norms_to_fold
-
 # --8<-- [start:usage]
 from torchvision.models import resnet18
+
+from cnn_techniques.compression import fold_batch_norms, fold_into, norms_to_fold
 
 torch.manual_seed(0)
 network = resnet18().double()

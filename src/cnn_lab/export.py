@@ -4,7 +4,6 @@ The file reads images as the network does: (N, C, H, W), single precision, value
 to 1 less `mean` and through `std`. Its metadata say the rest, each as JSON.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cnn_techniques.compression import export_onnx, onnx_difference
 
 from . import objects
 from .checkpoint import written_whole
@@ -92,7 +93,7 @@ def export(
     with written_whole(out) as part:
         with _quiet():
             _write(model, images[:3], metadata, part, outputs)
-        difference = difference_to_torch(part, model, images, outputs)
+        difference = difference_to_torch(part, model, images)
     return {
         "file": str(out),
         "opset": OPSET,
@@ -108,64 +109,27 @@ def _write(
     path: Path,
     outputs: Sequence[str] = ("scores",),
 ) -> None:
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
     try:
-        program = torch.onnx.export(
-            model,
-            (images,),
-            input_names=["images"],
-            output_names=list(outputs),
-            dynamic_shapes=({0: "batch"},),
-            opset_version=OPSET,
-            verbose=False,
+        export_onnx(
+            model, images, path, outputs=outputs, metadata=metadata, opset=OPSET
         )
-        assert program is not None
     except Exception as error:  # those of torch.export have no class in common
         raise Refused(
             f"{metadata['network']} cannot be exported: {_first(error)}"
         ) from None
-    ClearMetadataAndDocStringPass()(program.model)  # every line of code with its path
-    program.model.metadata_props.update(
-        {name: json.dumps(value) for name, value in metadata.items()}
-    )
-    program.save(path, external_data=False)
 
 
-def difference_to_torch(
-    path: Path, model: nn.Module, images: Tensor, outputs: Sequence[str] = ("scores",)
-) -> float:
+def difference_to_torch(path: Path, model: nn.Module, images: Tensor) -> float:
     """The largest difference of an ONNX file to torch, as a share of the largest score.
 
     Of several outputs each is compared with its own largest.
 
     Raises: Refused where that is more than BOUND, or the file cannot be run.
     """
-    import onnx
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
-    with torch.no_grad():
-        expected = [model(batch) for batch in images.split(BATCHES)]
     try:
-        onnx.checker.check_model(path, full_check=True)
-        session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
-        found = [
-            session.run(list(outputs), {"images": batch.numpy()})
-            for batch in images.split(BATCHES)
-        ]
+        difference = onnx_difference(path, model, images.split(BATCHES))
     except Exception as error:  # onnxruntime's have no class in common either
         raise Refused(f"the exported network cannot be run: {_first(error)}") from None
-    differences = []
-    for place in range(len(outputs)):
-        ours = torch.cat([o[place] if isinstance(o, tuple) else o for o in expected])
-        theirs = torch.cat([torch.from_numpy(run[place]) for run in found])
-        differences.append((ours - theirs).abs().max() / ours.abs().max())
-    difference = float(torch.stack(differences).max())
     if not difference <= BOUND:  # nor if it is no number
         raise Refused(
             "the exported network computes something else: scores differ by "

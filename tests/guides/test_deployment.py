@@ -32,9 +32,8 @@ from PIL import Image
 from skimage.data import chelsea, coffee, rocket
 from torch import Tensor, nn
 
-from cnn_lab import networks
+from cnn_lab import networks, transfer
 from cnn_lab.compressing import milliseconds
-from cnn_lab.transfer import initial_weights
 from cnn_site import ROOT
 from cnn_site.speed import side_by_side
 from cnn_techniques import modern
@@ -369,7 +368,7 @@ def network(name: str) -> nn.Module:
     torch.manual_seed(0)
     if name == "efficientnet_lite0":
         model = networks.build(name, 1000)
-        model.load_state_dict(initial_weights(name).state)
+        model.load_state_dict(transfer._lite0().state)
         return model.eval()
     model = getattr(modern, name)()
     model.train()
@@ -403,10 +402,7 @@ def exported(model: nn.Module, path: Path) -> Path:
         "size": [224, 224],
         "channels": 3,
     }
-    export_onnx(model, photographs(3), path)
-    whole = onnx.load(path)
-    helper.set_model_props(whole, {k: json.dumps(v) for k, v in metadata.items()})
-    onnx.save(whole, path)
+    export_onnx(model, photographs(3), path, metadata=metadata)
     return path
 
 
@@ -448,7 +444,7 @@ def session(path: Path, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
 def runs(name: str, folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
     """Every step of the path, as a function of images."""
     model = network(name)
-    folded = fold_batch_norms(model)
+    folded = fold_batch_norms(model, photographs(1))
     last = copy.deepcopy(folded).to(memory_format=torch.channels_last)
     compiled = torch.compile(last)
     path = exported(model, folder / f"{name}.onnx")

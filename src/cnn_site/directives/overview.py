@@ -16,15 +16,6 @@ from .comparisons import difference
 from .numbers import inline_number
 from .stamps import copy_block, stamp
 
-# Planned techniques that the lab has already, without a page of their own.
-ELSEWHERE = {
-    "compression/onnx-export": "lab/evaluate-and-export.md",
-}
-
-
-def _elsewhere() -> dict[str, str]:
-    return {t: page for t, page in ELSEWHERE.items() if (pages.DOCS / page).exists()}
-
 
 def catalogue(page: Page, arguments: list[str], settings: Any) -> str:
     rows = [{"t": t, "stamp": stamp(t), **_cost(t)} for t in pages.techniques()]
@@ -34,7 +25,6 @@ def catalogue(page: Page, arguments: list[str], settings: Any) -> str:
         rows=rows,
         counts=counts,
         written=_written(),
-        elsewhere=_elsewhere(),
     )
 
 
@@ -47,7 +37,7 @@ def options(page: Page, arguments: list[str], settings: Any) -> str:
         rows.setdefault(name if chosen else option, []).append(
             (t, value if chosen else "")
         )
-    return fill("options", rows=rows, elsewhere=_elsewhere())
+    return fill("options", rows=rows)
 
 
 def _written() -> dict[str, int]:
@@ -126,7 +116,6 @@ def category(page: Page, arguments: list[str], settings: Any) -> str:
             {"t": t, "stamp": stamp(t), **_cost(t)}
             for t in pages.in_category(arguments[0])
         ],
-        elsewhere=_elsewhere(),
     )
 
 

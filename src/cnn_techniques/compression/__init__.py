@@ -4,3 +4,5 @@ from .batchnorm_folding import fold_batch_norms as fold_batch_norms
 from .batchnorm_folding import fold_into as fold_into
 from .batchnorm_folding import norms_to_fold as norms_to_fold
 from .knowledge_distillation import distillation_loss as distillation_loss
+from .onnx_export import export_onnx as export_onnx
+from .onnx_export import onnx_difference as onnx_difference

@@ -137,9 +137,10 @@ def fold_batch_norms(network: nn.Module, *inputs: Any) -> nn.Module:
             f"{type(network).__name__} has no batch norm that can be folded"
         )
     folded = copy.deepcopy(network)
+    named: dict[str, Any] = dict(folded.named_modules())
     for norm, layer in pairs.items():
-        old = folded.get_submodule(norm)
-        fold_into(folded.get_submodule(layer), old)
+        old = named[norm]
+        fold_into(named[layer], old)
         for parent in list(folded.modules()):  # under every name that it has
             for key, child in parent._modules.items():
                 if child is old:
