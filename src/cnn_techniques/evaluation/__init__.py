@@ -13,3 +13,7 @@ from .model_cost import ModelCost as ModelCost
 from .model_cost import cost_by_layer as cost_by_layer
 from .model_cost import latency as latency
 from .model_cost import model_cost as model_cost
+from .roc_auc import one_vs_rest_auc as one_vs_rest_auc
+from .roc_auc import roc_auc as roc_auc
+from .roc_auc import roc_curve as roc_curve
+from .top_k_accuracy import top_k_accuracy as top_k_accuracy
