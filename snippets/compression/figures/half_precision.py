@@ -13,7 +13,10 @@ def errors() -> str:
     numbers = 2 ** (powers[:, None] + torch.rand(len(powers), 500, generator=draw))
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(340 / 72, 230 / 72))
-        for name, form, style in (("float16", FLOAT16, "-"), ("bfloat16", BFLOAT16, "--")):
+        for name, form, style in (
+            ("float16", FLOAT16, "-"),
+            ("bfloat16", BFLOAT16, "--"),
+        ):
             error = ((round_to(numbers, form) - numbers).abs() / numbers).amax(1)
             ax.plot(2**powers, error.clamp(max=1), style, label=name)
         ax.set(xscale="log", yscale="log", xlabel="size of the number")

@@ -6,6 +6,13 @@ from .batchnorm_folding import norms_to_fold as norms_to_fold
 from .half_precision import FloatFormat as FloatFormat
 from .half_precision import HalfPrecision as HalfPrecision
 from .half_precision import round_to as round_to
+from .iterative_pruning import prune_iteratively as prune_iteratively
+from .iterative_pruning import pruning_rounds as pruning_rounds
+from .iterative_pruning import shuffled as shuffled
 from .knowledge_distillation import distillation_loss as distillation_loss
 from .onnx_export import export_onnx as export_onnx
 from .onnx_export import onnx_difference as onnx_difference
+from .unstructured_pruning import apply_masks as apply_masks
+from .unstructured_pruning import magnitude_masks as magnitude_masks
+from .unstructured_pruning import prunable as prunable
+from .unstructured_pruning import sparsity_of as sparsity_of
