@@ -17,7 +17,9 @@ def curves() -> str:
             fpr, tpr, _ = roc_curve(scores, positive)
             area = float(roc_auc(scores, positive))
             every = slice(None, None, 20)
-            ax.plot(fpr[every], tpr[every], style, label=f"{apart} apart: AUC {area:.2f}")
+            ax.plot(
+                fpr[every], tpr[every], style, label=f"{apart} apart: AUC {area:.2f}"
+            )
         ax.set(xlabel="negatives called positive", ylabel="positives found")
         ax.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
         ax.legend(loc="lower right")

@@ -6,6 +6,11 @@ from .batchnorm_folding import norms_to_fold as norms_to_fold
 from .half_precision import FloatFormat as FloatFormat
 from .half_precision import HalfPrecision as HalfPrecision
 from .half_precision import round_to as round_to
+from .int8_quantization import QuantizedLayer as QuantizedLayer
+from .int8_quantization import input_ranges as input_ranges
+from .int8_quantization import quantize_int8 as quantize_int8
+from .int8_quantization import to_integers as to_integers
+from .int8_quantization import weight_scales as weight_scales
 from .iterative_pruning import prune_iteratively as prune_iteratively
 from .iterative_pruning import pruning_rounds as pruning_rounds
 from .iterative_pruning import shuffled as shuffled

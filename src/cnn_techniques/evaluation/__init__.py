@@ -22,9 +22,9 @@ from .model_cost import model_cost as model_cost
 from .roc_auc import one_vs_rest_auc as one_vs_rest_auc
 from .roc_auc import roc_auc as roc_auc
 from .roc_auc import roc_curve as roc_curve
-from .top_k_accuracy import top_k_accuracy as top_k_accuracy
 from .segmentation_iou import dice as dice
 from .segmentation_iou import iou as iou
 from .segmentation_iou import mean_dice as mean_dice
 from .segmentation_iou import mean_iou as mean_iou
 from .segmentation_iou import pixel_matrices as pixel_matrices
+from .top_k_accuracy import top_k_accuracy as top_k_accuracy
