@@ -20,7 +20,9 @@ def accuracies() -> str:
             ("", "a scale for each channel", "-"),
             ("_tensor", "one scale for a layer", "--"),
         ):
-            rows = [arms[f"bits_{bits}{ending}"]["accuracy"]["mean"] for bits in (8, 6, 4)]
+            rows = [
+                arms[f"bits_{bits}{ending}"]["accuracy"]["mean"] for bits in (8, 6, 4)
+            ]
             ax.plot((8, 6, 4), [100 * r for r in rows], style, marker="o", label=label)
         ax.set(xlabel="bits of weights and activations", ylabel="accuracy, %")
         ax.set_xticks((8, 6, 4))

@@ -1,8 +1,9 @@
-"""Iterative pruning: prune a little, train, and again; or go back to early weights first.
+"""Iterative pruning: prune a little, train, and again; or go back to early weights.
 
-Source: Han et al., arXiv:1506.02626, prune and retrain; Frankle and Carbin, "The lottery
-ticket hypothesis", ICLR 2019, arXiv:1803.03635, section 1: the mask of the trained
-network on the weights of the start.
+Source: Han et al., arXiv:1506.02626, prune and retrain; Frankle and Carbin, "The
+lottery ticket hypothesis", ICLR 2019, arXiv:1803.03635: the mask of the trained network
+on the weights of the start.
+Legend: s is the sparsity at the end, R the number of rounds.
 """
 
 # --8<-- [start:imports]
@@ -63,7 +64,7 @@ def prune_iteratively(
 
 
 def shuffled(masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Masks that keep as many weights of each layer, drawn: what is the choice worth?"""
+    """Masks that keep as many weights of each layer, but drawn ones."""
     return {
         name: mask.flatten()[torch.randperm(mask.numel())].view_as(mask)
         for name, mask in masks.items()
