@@ -163,12 +163,7 @@ def test_a_wrong_sparsity_and_no_round_are_refused() -> None:
 
 
 ROUNDS = 6
-WAYS = {
-    "one_shot": "in one round, trained again",
-    "iterative": "round by round, trained again",
-    "rewound": "round by round, from the weights of the start",
-    "random": "as the last, a drawn mask of as many weights a layer",
-}
+WAYS = ["one_shot", "iterative", "rewound"]  # the last makes the drawn masks too
 
 
 def keeping(model: nn.Module, masks: dict[str, Tensor]) -> Callable[..., None]:
@@ -230,28 +225,62 @@ def one_way(way: str, rounds: int, seed: int) -> dict[str, object]:
     return {"accuracies": chosen, "random": found}
 
 
-def four_ways(ways: list[str], rounds: int, seeds: list[int]) -> dict[str, object]:
-    cache = ROOT / ".cache/record/iterative_pruning.jsonl"
-    arms = {w: {"way": w, "rounds": rounds} for w in ways if w != "random"}
-    runs = repeat(one_way, arms, seeds, cache)
+def once_from_the_start(rounds: int, seed: int) -> dict[str, object]:
+    """Accuracy of networks cut in one round and trained from the first weights."""
+    start = copy.deepcopy(compressing.untrained(seed).state_dict())
+    found: list[float] = []
+
+    def whole(model: nn.Module, masks: dict[str, Tensor]) -> None:
+        compressing.train(model, seed, update=keeping(model, masks))
+        found.append(compressing.score(model))
+
+    for r in range(1, rounds + 1):
+        model = compressing.trained(seed)
+        prune_iteratively(model, whole, 1 - 0.5**r, 1, rewind_to=start)
+    return {"accuracies": found}
+
+
+def paired_at(runs: dict[str, list[dict[str, list[float]]]], r: int) -> dict[str, dict]:
+    """Accuracy of all ways after round r, and what the rounds, the choice and the start change."""
+    values = {
+        way: [run["accuracies"][r] for run in runs_of] for way, runs_of in runs.items()
+    }
+    row: dict[str, dict] = {
+        way: {**interval(found), "values": found} for way, found in values.items()
+    }
+    row["rounds_matter"] = paired(values["iterative"], values["one_shot"])
+    row["rounds_matter_rewound"] = paired(values["rewound"], values["once_rewound"])
+    row["choice_matters"] = paired(values["rewound"], values["random"])
+    row["going_back_matters"] = paired(values["rewound"], values["iterative"])
+    return row
+
+
+def five_ways(ways: list[str], rounds: int, seeds: list[int]) -> dict[str, object]:
+    folder = ROOT / ".cache/record"
+    arms = {way: {"way": way, "rounds": rounds} for way in ways}
+    runs = repeat(one_way, arms, seeds, folder / "iterative_pruning.jsonl")
     runs["random"] = [{"accuracies": run["random"]} for run in runs["rewound"]]
-    rows = {}
-    for way in ways:
-        for r in range(rounds):
-            values = [run["accuracies"][r] for run in runs[way]]
-            once = [run["accuracies"][r] for run in runs["one_shot"]]
-            rows[f"{way}_{r + 1}"] = {
-                "name": f"{100 - 100 * 0.5 ** (r + 1):.1f} %, {WAYS[way]}",
-                "accuracy": {**interval(values), "values": values},
-                "against_one_shot": paired(values, once),
+    once = {"once_rewound": {"rounds": rounds}}
+    runs |= repeat(once_from_the_start, once, seeds, folder / "iterative_once.jsonl")
+    first, again = compressing.EPOCHS, compressing.AGAIN_EPOCHS
+    return {
+        "seeds": len(seeds),
+        "epochs": {
+            "again": first + rounds * again,
+            "rewound": first + rounds * first,
+            "once_rewound": first + first,
+        },
+        "arms": {
+            f"round_{r + 1}": {
+                "name": f"{100 - 100 * 0.5 ** (r + 1):.1f} %",
+                **paired_at(runs, r),
             }
-            if way == "rewound":
-                drawn = [run["accuracies"][r] for run in runs["random"]]
-                rows[f"{way}_{r + 1}"]["against_random"] = paired(values, drawn)
-    return {"seeds": len(seeds), "arms": rows}
+            for r in range(rounds)
+        },
+    }
 
 
 @pytest.mark.record
-def test_record_four_ways_to_the_same_sparsity(evidence) -> None:
-    arguments = {"ways": list(WAYS), "rounds": ROUNDS, "seeds": list(compressing.SEEDS)}
-    evidence.measured("garments", arguments=arguments, run=four_ways)
+def test_record_five_ways_to_the_same_sparsity(evidence) -> None:
+    arguments = {"ways": WAYS, "rounds": ROUNDS, "seeds": list(compressing.SEEDS)}
+    evidence.measured("garments", arguments=arguments, run=five_ways)
