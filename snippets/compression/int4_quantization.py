@@ -1,15 +1,34 @@
+import io
+
 import torch
 from torch import nn
 
-from cnn_techniques.compression import int4_quantization_
-
 # --8<-- [start:usage]
+from torchvision.models import resnet18
+
+from cnn_techniques.compression import quantize_int4
+
 torch.manual_seed(0)
-network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
-images = torch.randn(2, 3, 16, 16)
-before = network(images)
-int4_quantization_(network, share=0.5)
-zeros = sum(int((p == 0).sum()) for p in network.parameters())
-change = (network(images) - before).norm() / before.norm()
-print(f"{zeros} weights are zero; the output moves by {change:.2f} of its size")  # TODO
+network = resnet18().eval()
+images = torch.randn(4, 3, 64, 64)
+
+quantized = quantize_int4(network, group=32)
+
+
+def megabytes(model: nn.Module) -> float:
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values()) / 1e6
+
+
+def noise(given: torch.Tensor, exact: torch.Tensor) -> float:
+    return ((given - exact).norm() / exact.norm()).item()
+
+
+print(f"{megabytes(network):.1f} MB before, {megabytes(quantized):.1f} MB after")
+layer, weight = quantized.layer1[0].conv1, network.layer1[0].conv1.weight
+print(f"{weight.numel()} weights in {layer.codes.numel()} bytes")
+print(f"and {layer.scale.numel()} scales: off by {noise(layer.weight, weight):.2f}")
+with torch.no_grad():
+    print(
+        f"the scores off by {noise(quantized(images), network(images)):.1f} of their size"
+    )
 # --8<-- [end:usage]

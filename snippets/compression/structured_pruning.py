@@ -1,15 +1,23 @@
 import torch
 from torch import nn
 
-from cnn_techniques.compression import structured_pruning_
-
 # --8<-- [start:usage]
+from torchvision.models import resnet18
+
+from cnn_techniques.compression import prune_filters, tied_filters
+
 torch.manual_seed(0)
-network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
-images = torch.randn(2, 3, 16, 16)
-before = network(images)
-structured_pruning_(network, share=0.5)
-zeros = sum(int((p == 0).sum()) for p in network.parameters())
-change = (network(images) - before).norm() / before.norm()
-print(f"{zeros} weights are zero; the output moves by {change:.2f} of its size")  # TODO
+network = resnet18().eval()
+image = torch.randn(1, 3, 64, 64)
+
+smaller = prune_filters(network, 0.5, image)
+
+
+def millions(model: nn.Module) -> float:
+    return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+print("one choice for", " and ".join(tied_filters(network, image)[0]))
+print(f"{millions(network):.2f} M parameters before, {millions(smaller):.2f} M after")
+print(smaller.layer1[0].conv1, smaller.fc, sep="\n")
 # --8<-- [end:usage]
