@@ -70,6 +70,8 @@ FORBIDDEN: dict[str, list[str]] = {
         "_foreach_",
     ],
     "optimization/muon": ["torch.optim.Muon", "optim._muon"],
+    "compression/iterative-pruning": ["utils.prune", "import prune"],
+    "compression/unstructured-pruning": ["utils.prune", "import prune"],
     "training/cosine-annealing": ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"],
     "training/one-cycle": ["OneCycleLR"],
     "training/reduce-on-plateau": ["ReduceLROnPlateau"],

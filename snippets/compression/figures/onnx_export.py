@@ -19,7 +19,11 @@ figure = Figure(
         [check, None],
         hgap=50,
     ),
-    chain(network, trace, file, run, theirs)
-    + [link(images, network, "rl"), link(images, ours, label="network")]
-    + [link(ours, check), link(theirs, check, "br")],
+    [
+        *chain(network, trace, file, run, theirs),
+        link(images, network, "rl"),
+        link(images, ours, label="network"),
+        link(ours, check),
+        link(theirs, check, "br"),
+    ],
 )

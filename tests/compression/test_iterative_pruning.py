@@ -1,0 +1,257 @@
+"""Rounds of pruning and training: what is zero stays it, rewinding goes back, and what each is worth."""
+
+import copy
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cnn_lab import compressing
+from cnn_lab.fit import AcceleratorLike, one_step
+from cnn_lab.record import interval, paired, repeat
+from cnn_site import ROOT
+from cnn_site.parity import compare_change
+from cnn_techniques.compression import (
+    apply_masks,
+    magnitude_masks,
+    prunable,
+    prune_iteratively,
+    pruning_rounds,
+    shuffled,
+    sparsity_of,
+)
+
+NO_DEVICE_CASES = "it orders and zeroes weights, and trains with what it is given"
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
+    )  # fmt: skip
+
+
+IMAGES = torch.randn(4, 3, 11, 9, generator=torch.Generator().manual_seed(0))
+
+
+def a_step(model: nn.Module, masks: dict[str, Tensor]) -> None:
+    """Gradient descent on the size of the output, without a draw."""
+    images = IMAGES.to(next(model.parameters()))
+    grads = torch.autograd.grad(model(images).square().sum(), list(model.parameters()))
+    with torch.no_grad():
+        for parameter, grad in zip(model.parameters(), grads, strict=True):
+            parameter -= 0.01 * grad
+    apply_masks(model, masks)
+
+
+def written_out(model: nn.Module) -> None:
+    """Three rounds by sorting all magnitudes, without the functions of the page."""
+    start = copy.deepcopy(model.state_dict())
+    names = ["0.weight", "2.weight", "5.weight"]
+    for left in (0.2 ** (1 / 3), 0.2 ** (2 / 3), 0.2):
+        state = model.state_dict()
+        flat = torch.cat([state[name].abs().flatten() for name in names])
+        gone = round((1 - left) * len(flat))
+        limit = flat.sort().values[gone - 1]
+        masks = {name: state[name].abs() > limit for name in names}
+        model.load_state_dict(start)
+        a_step_of(model, masks)
+
+
+def a_step_of(model: nn.Module, masks: dict[str, Tensor]) -> None:
+    for name, weight in model.named_parameters():
+        if name in masks:
+            weight.data = weight.data * masks[name]
+    a_step(model, masks)
+
+
+def test_rounds_with_rewinding_are_those_written_out(evidence) -> None:
+    comparison = compare_change(
+        lambda model: (
+            prune_iteratively(
+                model, a_step, 0.8, 3, rewind_to=copy.deepcopy(model.state_dict())
+            )
+            and None
+        ),
+        written_out,
+        network(),
+        IMAGES,
+    )
+    evidence.equivalent(
+        "rounds",
+        comparison,
+        reference="three rounds written out: sort, cut, go back, train",
+        settings="80 % of the weights in three rounds, one step of training each",
+    )
+
+
+def test_each_round_takes_the_same_share_of_what_is_left() -> None:
+    shares = pruning_rounds(0.9, 4)
+    left = [1.0, *(1 - s for s in shares)]
+    ratios = [b / a for a, b in pairwise(left)]
+    assert ratios == pytest.approx([0.1**0.25] * 4)
+    assert shares[-1] == pytest.approx(0.9)
+    assert pruning_rounds(0.7, 1) == pytest.approx([0.7])
+
+
+def test_what_one_round_takes_no_later_one_gives_back() -> None:
+    model, seen = network(), []
+
+    def train(trained: nn.Module, masks: dict[str, Tensor]) -> None:
+        a_step(trained, masks)
+        seen.append(masks)
+
+    masks = prune_iteratively(model, train, 0.9, 5)
+    for earlier, later in pairwise(seen):
+        assert all(not (later[n] & ~earlier[n]).any() for n in later)
+    assert sparsity_of(masks) == pytest.approx(0.9, abs=0.01)
+    for name, weight in prunable(model).items():
+        assert (weight[~masks[name]] == 0).all()
+
+
+def test_rewinding_trains_from_the_given_weights_in_every_round() -> None:
+    model = network()
+    start = copy.deepcopy(model.state_dict())
+    a_step(model, magnitude_masks(model, 0.0))
+    begun = []
+
+    def train(trained: nn.Module, masks: dict[str, Tensor]) -> None:
+        expected = {n: v * masks[n] if n in masks else v for n, v in start.items()}
+        begun.append(
+            all(torch.equal(v, expected[n]) for n, v in trained.state_dict().items())
+        )
+        a_step(trained, masks)
+
+    prune_iteratively(model, train, 0.8, 3, rewind_to=start)
+    assert begun == [True, True, True]
+    begun.clear()
+    prune_iteratively(model, train, 0.8, 3)
+    assert begun == [False, False, False]
+
+
+def test_one_round_is_one_shot_pruning() -> None:
+    ours, once = network(), network()
+    prune_iteratively(ours, a_step, 0.6, 1)
+    masks = magnitude_masks(once, 0.6)
+    apply_masks(once, masks)
+    a_step(once, masks)
+    for a, b in zip(ours.parameters(), once.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_shuffled_masks_keep_as_many_of_each_layer() -> None:
+    masks = magnitude_masks(network(), 0.7)
+    torch.manual_seed(0)
+    other = shuffled(masks)
+    for name, mask in masks.items():
+        assert other[name].shape == mask.shape and other[name].sum() == mask.sum()
+    assert any(not torch.equal(other[n], m) for n, m in masks.items())
+
+
+def test_a_wrong_sparsity_and_no_round_are_refused() -> None:
+    for sparsity in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"sparsity={sparsity}, rounds=2"):
+            prune_iteratively(network(), a_step, sparsity, 2)
+    with pytest.raises(ValueError, match=r"rounds=0"):
+        pruning_rounds(0.5, 0)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+ROUNDS = 6
+WAYS = {
+    "one_shot": "in one round, trained again",
+    "iterative": "round by round, trained again",
+    "rewound": "round by round, from the weights of the start",
+    "random": "as the last, a drawn mask of as many weights a layer",
+}
+
+
+def keeping(model: nn.Module, masks: dict[str, Tensor]) -> Callable[..., None]:
+    def update(
+        loss: Callable[[], Tensor],
+        optimizer: torch.optim.Optimizer,
+        accelerator: AcceleratorLike,
+    ) -> None:
+        one_step(loss, optimizer, accelerator)
+        apply_masks(model, masks)
+
+    return update
+
+
+def one_way(way: str, rounds: int, seed: int) -> dict[str, object]:
+    """Accuracy after each of the rounds; each halves the weights that are left."""
+    epochs, rate = compressing.AGAIN_EPOCHS, compressing.AGAIN_RATE
+    found: list[float] = []
+
+    def train(
+        model: nn.Module, masks: dict[str, Tensor], epochs: int, rate: float
+    ) -> None:
+        compressing.train(
+            model, seed, epochs=epochs, rate=rate, update=keeping(model, masks)
+        )
+        found.append(compressing.score(model))
+
+    final = 1 - 0.5**rounds
+    if way == "one_shot":
+        for r in range(1, rounds + 1):  # as many epochs as the rounds have by then
+            model = compressing.trained(seed)
+            prune_iteratively(
+                model, lambda m, k, r=r: train(m, k, r * epochs, rate), 1 - 0.5**r, 1
+            )
+        return {"accuracies": found}
+    model = compressing.trained(seed)
+    if way == "iterative":
+        prune_iteratively(model, lambda m, k: train(m, k, epochs, rate), final, rounds)
+        return {"accuracies": found}
+    start = copy.deepcopy(compressing.untrained(seed).state_dict())
+
+    def whole(model: nn.Module, masks: dict[str, Tensor]) -> None:
+        train(model, masks, compressing.EPOCHS, 0.1)
+
+    drawn: list[dict[str, Tensor]] = []
+
+    def rewound(model: nn.Module, masks: dict[str, Tensor]) -> None:
+        drawn.append(masks)
+        whole(model, masks)
+
+    prune_iteratively(model, rewound, final, rounds, rewind_to=start)
+    chosen, found = found, []
+    for r, masks in enumerate(drawn):
+        torch.manual_seed(1000 * seed + r)
+        other, model = shuffled(masks), compressing.untrained(seed)
+        apply_masks(model, other)
+        compressing.train(model, seed, update=keeping(model, other))
+        found.append(compressing.score(model))
+    return {"accuracies": chosen, "random": found}
+
+
+def four_ways(ways: list[str], rounds: int, seeds: list[int]) -> dict[str, object]:
+    cache = ROOT / ".cache/record/iterative_pruning.jsonl"
+    arms = {w: {"way": w, "rounds": rounds} for w in ways if w != "random"}
+    runs = repeat(one_way, arms, seeds, cache)
+    runs["random"] = [{"accuracies": run["random"]} for run in runs["rewound"]]
+    rows = {}
+    for way in ways:
+        for r in range(rounds):
+            values = [run["accuracies"][r] for run in runs[way]]
+            once = [run["accuracies"][r] for run in runs["one_shot"]]
+            rows[f"{way}_{r + 1}"] = {
+                "name": f"{100 - 100 * 0.5 ** (r + 1):.1f} %, {WAYS[way]}",
+                "accuracy": {**interval(values), "values": values},
+                "against_one_shot": paired(values, once),
+            }
+            if way == "rewound":
+                drawn = [run["accuracies"][r] for run in runs["random"]]
+                rows[f"{way}_{r + 1}"]["against_random"] = paired(values, drawn)
+    return {"seeds": len(seeds), "arms": rows}
+
+
+@pytest.mark.record
+def test_record_four_ways_to_the_same_sparsity(evidence) -> None:
+    arguments = {"ways": list(WAYS), "rounds": ROUNDS, "seeds": list(compressing.SEEDS)}
+    evidence.measured("garments", arguments=arguments, run=four_ways)
