@@ -38,7 +38,7 @@ def accuracy(record):
     from cnn_site.figures.plots import STYLE, plot_svg
 
     result = record["measured"]["garments"]["result"]
-    whole = record["computed"]["cost"]["bench_0.0"]["macs"]
+    whole = record["computed"]["cost"]["bench_0"]["macs"]
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots()
         for choice, label in CHOICES.items():

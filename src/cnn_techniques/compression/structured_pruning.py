@@ -167,7 +167,7 @@ def weakest_filters(
     convolutions = {n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
     wrong = (convolutions - {*masks, *keep}) | (set(keep) - convolutions)
     if wrong:
-        raise ValueError(f"missing or unknown in keep: {', '.join(sorted(wrong))}")
+        raise ValueError(f"must be in keep, or is unknown there: {sorted(wrong)}")
     return masks
 
 
