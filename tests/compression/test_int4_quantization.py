@@ -485,46 +485,42 @@ def stored(model: nn.Module, group: int, bits: int) -> int:
     return compressing.file_bytes(kept)
 
 
+def with_bits(model: nn.Module, bits: int, group: int) -> tuple[nn.Module, int]:
+    """The network with rounded weights, and the bytes of its file."""
+    if bits == 4:
+        changed = quantize_int4(model, group)
+        return changed, compressing.file_bytes(changed.state_dict())
+    changed = copy.deepcopy(model)
+    rounded(group, bits)(changed)
+    return changed, stored(model, group, bits)
+
+
 def accuracies(arms: dict[str, list[int]], seeds: list[int]) -> dict[str, object]:
-    """Of the trained networks with rounded weights: accuracy, bytes, noise of scores and of each layer.
+    """Of the trained networks with rounded weights: accuracy, bytes, noise of the scores.
 
     Args:
         arms: name -> bits and weights per group.
     """
     images, _ = garments("test")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
-    layers: dict[str, dict[str, list[float]]] = {}
     whole, size = [], 0
     for seed in seeds:
         model = compressing.trained(seed)
         whole.append(compressing.score(model))
         size = compressing.file_bytes(model.state_dict())
         for name, (bits, group) in arms.items():
-            if bits == 4:
-                changed = quantize_int4(model, group)
-                count = compressing.file_bytes(changed.state_dict())
-            else:
-                changed = copy.deepcopy(model)
-                rounded(group, bits)(changed)
-                count = stored(model, group, bits)
+            changed, count = with_bits(model, bits, group)
             noise = approximate(changed, model, images[:500], least=0.0)
-            found[name].append(
-                {
-                    "accuracy": compressing.score(changed),
-                    "bytes": count,
-                    "snr": noise.snr,
-                }
-            )
-            for layer, snr in noise.layers.items():
-                layers.setdefault(layer, {}).setdefault(name, []).append(snr)
+            accuracy = compressing.score(changed)
+            found[name].append({"accuracy": accuracy, "bytes": count, "snr": noise.snr})
     rows = {}
     for name, runs in found.items():
         bits, group = arms[name]
-        text = {1: "one group", 0: f"groups of {group}"}[int(group >= ROW)]
+        groups = "one group per output" if group >= ROW else f"groups of {group}"
         accuracy = [run["accuracy"] for run in runs]
         snr = [run["snr"] for run in runs]
         rows[name] = {
-            "name": f"{bits} bits, {'one group per output' if group >= ROW else text}",
+            "name": f"{bits} bits, {groups}",
             "accuracy": {"values": accuracy, **interval(accuracy)},
             "snr": {"values": snr, **interval(snr)},
             "bytes": runs[0]["bytes"],
@@ -536,14 +532,46 @@ def accuracies(arms: dict[str, list[int]], seeds: list[int]) -> dict[str, object
         "whole": {"values": whole, **interval(whole)},
         "bytes": size,
         "arms": rows,
-        "layers": {
+    }
+
+
+def noise_of_layers(arms: dict[str, list[int]], seeds: list[int]) -> dict[str, object]:
+    """The signal-to-noise ratio of each layer's output in dB, on 500 test images."""
+    images, _ = garments("test")
+    rows: dict[str, dict[str, list[float]]] = {}
+    for seed in seeds:
+        model = compressing.trained(seed)
+        for name, (bits, group) in arms.items():
+            changed, _ = with_bits(model, bits, group)
+            noise = approximate(changed, model, images[:500], least=0.0)
+            for layer, snr in noise.layers.items():
+                rows.setdefault(layer, {}).setdefault(name, []).append(snr)
+    return {
+        "arms": {
             layer: {
                 "name": layer,
-                **{name: sum(values) / len(values) for name, values in row.items()},
+                **{n: {"values": v, **interval(v)} for n, v in row.items()},
             }
-            for layer, row in layers.items()
-        },
+            for layer, row in rows.items()
+        }
     }
+
+
+@pytest.mark.record
+def test_record_the_noise_of_each_layer(evidence) -> None:
+    evidence.measured(
+        "layers",
+        arguments={
+            "arms": {
+                "eight_row": [8, ROW],
+                "four_8": [4, 8],
+                "four_32": [4, 32],
+                "four_row": [4, ROW],
+            },
+            "seeds": list(compressing.SEEDS),
+        },
+        run=noise_of_layers,
+    )
 
 
 @pytest.mark.record
