@@ -17,6 +17,8 @@ from typer import Argument, Option
 from . import compare as comparison
 from . import curves, networks, objects, show
 from .checkpoint import NotACheckpoint
+from .compress import Method
+from .compress import compress as make_smaller
 from .export import Format
 from .export import export as write_out
 from .fit import BadData
@@ -33,7 +35,7 @@ from .train import train as carry_out
 
 app = typer.Typer(
     name="cnn-lab",
-    help="Train, transfer, evaluate, export and compare convolutional networks.",
+    help="Train, transfer, evaluate, export, compress and compare convolutional networks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -610,8 +612,13 @@ def predict(
 def export(
     checkpoint: Checkpoint,
     to: Annotated[Format, Option(help="The format.")] = Format.onnx,
+    int8: Annotated[
+        bool,
+        Option("--int8", help="In 8 bits, calibrated on training images."),
+    ] = False,
     out: Annotated[
-        Path | None, Option(help="The file; else model.onnx beside the checkpoint.")
+        Path | None,
+        Option(help="The file; else model.onnx (model.int8.onnx) beside it."),
     ] = None,
     data: Tests = "",
     root: Root = Path("data"),
@@ -623,10 +630,55 @@ def export(
     It appears only if onnxruntime computes the same from it, on test images. Page
     lab/evaluate-and-export.
     """
-    result = write_out(checkpoint, out, data, Settings(root, download), network=network)
+    settings = Settings(root, download)
+    result = write_out(checkpoint, out, data, settings, int8=int8, network=network)
+    before = "before quantisation, " if int8 else ""
     print(
-        f"{result['file']}: opset {result['opset']}\non {result['images']} test images, "
-        f"scores differ from torch's by {result['difference']:.0e} of the largest"
+        f"{result['file']}: opset {result['opset']}\n{before}on {result['images']} test "
+        f"images, scores differ from torch's by {result['difference']:.0e} of the largest"
+    )
+    if int8:
+        print(
+            f"in INT8, {result['agree']:.2%} of {result['tests']} test images are of the "
+            "same class as in torch"
+        )
+
+
+@app.command("compress")
+def compressed(
+    checkpoint: Checkpoint,
+    method: Annotated[Method, Option(help="What is done to the network.")],
+    out: Annotated[
+        Path | None,
+        Option(help="The file; else METHOD.safetensors beside the checkpoint."),
+    ] = None,
+    sparsity: Annotated[
+        float, Option(help="The share of weights that prune sets to zero.")
+    ] = 0.5,
+    data: Tests = "",
+    root: Root = Path("data"),
+    download: Download = False,
+    network: Own = "",
+) -> None:
+    """Make a trained network smaller, without training it again.
+
+    The file is tested beside the original, on the test images. Page
+    lab/evaluate-and-export.
+    """
+    result = make_smaller(
+        checkpoint,
+        method,
+        out,
+        data,
+        Settings(root, download),
+        sparsity=sparsity,
+        network=network,
+    )
+    before, after = result["before"], result["after"]
+    print(
+        f"{result['file']}: {after['bytes'] / 1000:,.1f} kB, "
+        f"{before['bytes'] / 1000:,.1f} before\non {result['images']} test images: "
+        f"accuracy {after['accuracy']:.2%}, {before['accuracy']:.2%} before"
     )
 
 

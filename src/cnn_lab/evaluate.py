@@ -28,6 +28,7 @@ from .sources import DataSet, all_photos, open_data, run_test_photos
 from .stop import Refused
 
 Json = dict[str, Any]
+CALIBRATION = 200  # images of the training part
 BINS = 15  # of confidence, as in Guo et al., arXiv:1706.04599, table 1
 SCORES = ("precision", "recall", "f1", "auc")
 
@@ -150,6 +151,19 @@ def evaluation_data(
         )
     _same_classes(data, state, name or trained_on)
     return data, ""
+
+
+def calibration(data_set: DataSet, path: Path) -> Tensor:
+    """Images of the training part, evenly taken, as a test gives them."""
+    count = min(CALIBRATION, len(data_set.train))
+    if not count:
+        raise BadData(
+            f"there is no training image to calibrate {path} with; name the data of the "
+            "run with --data"
+        )
+    rows = torch.linspace(0, len(data_set.train) - 1, count).round().long()
+    draws = torch.full((count, data_set.train.draws), 0.5, dtype=torch.float64)
+    return data_set.train.take(rows, draws)[0].float()
 
 
 def _same_classes(data: DataSet, state: Json, name: str) -> None:

@@ -60,6 +60,7 @@ CASES = {
     "separated": (torch.arange(9.0), torch.arange(9) > 4),
     "the wrong way round": (-torch.arange(9.0), torch.arange(9) > 4),
     "whole numbers": (torch.arange(9) // 2, torch.arange(9) % 2 == 0),
+    "nearly equal": (1 + torch.arange(9).double() * 1e-12, torch.arange(9) % 2 == 0),
 }
 
 
@@ -75,12 +76,104 @@ def test_curve_and_area_equal_those_of_scikit_learn(evidence) -> None:
 
 @pytest.mark.parametrize("cases", [300, pytest.param(3000, marks=pytest.mark.slow)])
 def test_many_random_cases_equal_scikit_learn(cases: int) -> None:
-    worst = 0.0
+    worst, tied = 0.0, 0
     for seed in range(cases):
         scores, positive = case(seed, samples=2 + seed % 30, levels=seed % 4)
-        expected = sklearn.metrics.roc_auc_score(positive.numpy(), scores.numpy())
-        worst = max(worst, abs(float(roc_auc(scores, positive)) - expected))
+        tied += scores.unique().shape[0] < scores.shape[0]
+        ours, theirs = curve(scores, positive), curve_by_sklearn(scores, positive)
+        for name, value in theirs.items():
+            assert ours[name].shape == value.shape, (seed, name)
+            worst = max(worst, float((ours[name] - value).abs().max()))
     assert worst < 1e-14
+    assert tied > cases / 2
+
+
+def class_case(seed: int, classes: int, samples: int = 60) -> tuple[Tensor, Tensor]:
+    """Probabilities of K classes, in which few different rows occur, and labels: each class has one at least."""
+    draw = torch.Generator().manual_seed(seed)
+    kinds = torch.randn(8, classes, generator=draw, dtype=torch.float64).softmax(1)
+    rows = kinds[torch.randint(8, (samples,), generator=draw)]
+    if seed % 3 == 0:  # without ties
+        noise = torch.randn(samples, classes, generator=draw, dtype=torch.float64)
+        rows = (rows.log() + noise).softmax(1)
+    rare = torch.rand(classes, generator=draw) ** 2 + 0.01
+    labels = rare.multinomial(samples, replacement=True, generator=draw)
+    labels[:classes] = torch.arange(classes)
+    return rows, labels
+
+
+def class_areas(scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    areas = one_vs_rest_auc(scores, labels)
+    classes = scores.shape[1]
+    share = labels.bincount(minlength=classes).double() / labels.shape[0]
+    is_true = torch.eye(classes)[labels].flatten() > 0
+    return {
+        "areas": areas,
+        "macro": areas.mean(),
+        "weighted": (areas * share).sum(),
+        "micro": roc_auc(scores.flatten(), is_true),
+    }
+
+
+def class_areas_by_sklearn(scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    averages = {"areas": None, "macro": "macro", "weighted": "weighted", "micro": "micro"}  # fmt: skip
+    return {
+        name: torch.as_tensor(
+            sklearn.metrics.roc_auc_score(
+                labels.numpy(), scores.numpy(), multi_class="ovr", average=average
+            ),
+            dtype=torch.float64,
+        )
+        for name, average in averages.items()
+    }
+
+
+def test_classes_and_their_three_averages_equal_those_of_scikit_learn(evidence) -> None:
+    cases = {
+        "ordinary": class_case(0, 5),
+        "ties": class_case(1, 5),
+        "a class with one sample": class_case(3, 5, samples=6),
+        "one sample per class": class_case(4, 4, samples=4),
+        "all scores equal": (torch.full((9, 3), 1 / 3).double(), torch.arange(9) % 3),
+    }
+    comparison = compare_metric(class_areas, class_areas_by_sklearn, cases)
+    evidence.equivalent(
+        "classes",
+        comparison,
+        reference="sklearn.metrics.roc_auc_score",
+        settings='multi_class="ovr", average None, "macro", "weighted" and "micro"',
+    )
+
+
+@pytest.mark.parametrize("cases", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_classes_and_averages_of_many_random_cases_equal_scikit_learn(
+    cases: int,
+) -> None:
+    worst = 0.0
+    for seed in range(cases):
+        classes = 3 + seed % 4
+        scores, labels = class_case(seed, classes, samples=classes + 1 + seed % 40)
+        ours, theirs = class_areas(scores, labels), class_areas_by_sklearn(scores, labels)  # fmt: skip
+        for name, value in theirs.items():
+            worst = max(worst, float((ours[name] - value).abs().max()))
+    assert worst < 1e-14
+
+
+def test_a_class_without_samples_is_nan_to_scikit_learn_and_0_to_torchmetrics() -> None:
+    """What the page says of the mean over classes where one has no samples."""
+    scores, labels = class_case(0, 4)
+    labels = labels % 3
+    options = {"multi_class": "ovr", "labels": range(4)}
+    with pytest.warns(sklearn.exceptions.UndefinedMetricWarning):
+        mean = sklearn.metrics.roc_auc_score(
+            labels.numpy(), scores.numpy(), average="macro", **options
+        )
+    areas = one_vs_rest_auc(scores, labels)
+    assert np.isnan(mean) and areas.isnan().tolist() == [False, False, False, True]
+    with pytest.warns(UserWarning, match="No positive samples"):
+        counted = multiclass_auroc(scores, labels, 4)
+    assert counted.item() == pytest.approx(areas.nan_to_num(0).mean().item(), abs=1e-6)
+    assert areas.nanmean() > counted
 
 
 def test_the_area_is_the_probability_that_a_positive_is_above_a_negative() -> None:
@@ -130,6 +223,8 @@ def test_one_against_the_rest_equals_torchmetrics_and_is_nan_without_samples() -
     )
     share = labels.bincount(minlength=5) / 200
     assert (one_vs_rest_auc(scores, labels) * share).sum().item() == pytest.approx(weighted, abs=1e-7)  # fmt: skip
+    one = labels.clamp(max=3).index_fill(0, torch.tensor([7]), 4)
+    assert not one_vs_rest_auc(scores, one).isnan().any()
     few = one_vs_rest_auc(scores, labels.clamp(max=3))
     assert few.isnan().tolist() == [False, False, False, False, True]
     assert one_vs_rest_auc(scores[:1], labels[:1]).isnan().all()
@@ -155,7 +250,18 @@ def test_wrong_input_is_refused(scores: Tensor, positive: Tensor, said: str) -> 
 def test_wrong_labels_are_refused() -> None:
     with pytest.raises(ValueError, match="labels from 0 to 2, got 0 to 3"):
         one_vs_rest_auc(torch.zeros(2, 3), torch.tensor([0, 3]))
-    with pytest.raises(TypeError, match=r"integer labels, got torch\.float32"):
-        one_vs_rest_auc(torch.zeros(2, 3), torch.zeros(2))
+    with pytest.raises(ValueError, match="labels from 0 to 2, got -1 to 1"):
+        one_vs_rest_auc(torch.zeros(2, 3), torch.tensor([-1, 1]))
+    for kind in (torch.float32, torch.bool, torch.complex64):
+        with pytest.raises(TypeError, match=f"integer labels, got {kind}"):
+            one_vs_rest_auc(torch.zeros(2, 3), torch.zeros(2, dtype=kind))
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(3,\)"):
         one_vs_rest_auc(torch.zeros(2, 3), torch.zeros(3).long())
+
+
+def test_nan_is_refused_in_the_scores_of_a_class_without_samples_too() -> None:
+    scores = torch.zeros(4, 3)
+    scores[:, 2] = torch.nan
+    for labels in (torch.arange(4) % 2, torch.zeros(4).long()):
+        with pytest.raises(ValueError, match="without NaN, got 4"):
+            one_vs_rest_auc(scores, labels)

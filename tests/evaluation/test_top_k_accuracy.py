@@ -61,6 +61,7 @@ def test_equals_torchmetrics_where_no_scores_are_equal(evidence) -> None:
 @pytest.mark.parametrize("cases", [200, pytest.param(3000, marks=pytest.mark.slow)])
 def test_equals_scikit_learn_in_many_cases_with_ties(cases: int) -> None:
     """scikit-learn sorts, and turns the order round: of equal scores the larger class comes first there."""
+    tied, decided = 0, 0
     for seed in range(cases):
         samples, classes = 1 + seed % 13, 3 + seed % 5
         scores, labels = case(seed, samples, classes, levels=1 + seed % 4)
@@ -69,9 +70,29 @@ def test_equals_scikit_learn_in_many_cases_with_ties(cases: int) -> None:
         expected = top_k_accuracy_score(
             turned[1], turned[0], k=k, labels=np.arange(classes)
         )
-        assert top_k_accuracy(scores, labels, k).item() == pytest.approx(
-            expected, abs=1e-15
+        actual = top_k_accuracy(scores, labels, k).item()
+        assert actual == pytest.approx(expected, abs=1e-15)
+        tied += any(row.unique().shape[0] < classes for row in scores)
+        other = top_k_accuracy_score(
+            labels.numpy(), scores.numpy(), k=k, labels=np.arange(classes)
         )
+        decided += abs(actual - other) > 1e-9
+    assert tied > cases / 2  # most cases have ties
+    assert decided > cases / 3  # and in many the order of equal scores decides
+
+
+@pytest.mark.parametrize("cases", [100, pytest.param(3000, marks=pytest.mark.slow)])
+def test_equals_both_libraries_in_many_cases_without_ties(cases: int) -> None:
+    for seed in range(cases):
+        samples, classes = 1 + seed % 13, 3 + seed % 5
+        scores, labels = case(seed, samples, classes)
+        k = 1 + seed % (classes - 1)
+        actual = top_k_accuracy(scores, labels, k).item()
+        theirs = top_k_accuracy_score(
+            labels.numpy(), scores.numpy(), k=k, labels=np.arange(classes)
+        )
+        assert actual == pytest.approx(theirs, abs=1e-15)
+        assert actual == pytest.approx(by_torchmetrics(scores, labels, k).item(), abs=1e-15)  # fmt: skip
 
 
 def test_of_equal_scores_the_smaller_class_comes_first() -> None:
@@ -117,6 +138,8 @@ def test_a_growing_function_of_the_scores_changes_nothing() -> None:
         (torch.full((2, 3), torch.nan), torch.zeros(2).long(), 1, ValueError, "NaN, got 6"),
         (torch.zeros(2, 3), torch.zeros(2).long(), 0, ValueError, r"from 1 to 3, got 0"),
         (torch.zeros(2, 3), torch.zeros(2).long(), 4, ValueError, r"from 1 to 3, got 4"),
+        (torch.zeros(2, 3), torch.zeros(2).long(), 1.5, ValueError, r"an integer k from 1 to 3, got 1\.5"),
+        (torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), 1, TypeError, r"got torch\.complex64"),
         (torch.zeros(2, 3), torch.tensor([0, 3]), 1, ValueError, "0 to 2, got 0 to 3"),
         (torch.zeros(2, 3), torch.tensor([-1, 1]), 1, ValueError, "0 to 2, got -1 to 1"),
     ],

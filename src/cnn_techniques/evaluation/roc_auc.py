@@ -70,14 +70,18 @@ def one_vs_rest_auc(scores: Tensor, labels: Tensor) -> Tensor:
         scores: (N, K).
         labels: (N,), integers from 0 to K - 1.
 
-    Shape: (N, K), (N,) -> (K,), float64; NaN for a class without samples.
-    Raises: TypeError for labels that are no integers, ValueError for others.
+    Shape: (N, K), (N,) -> (K,), float64; NaN for a class with no samples, or with all.
+    Raises: TypeError for labels that are no integers, ValueError for other input.
     """
-    if labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"expected integer labels, got {labels.dtype}")
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not labels.numel():
         given = f"{tuple(scores.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"expected scores (N, K) and labels (N,), got {given}")
+    if scores.isnan().any():  # in a class without samples too
+        raise ValueError(
+            f"expected scores without NaN, got {int(scores.isnan().sum())}"
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= scores.shape[1]:
         expected = f"labels from 0 to {scores.shape[1] - 1}"

@@ -27,7 +27,7 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     Shape: (N, K), (N,) -> (), float64.
     Raises: TypeError for labels that are no integers, ValueError for other input.
     """
-    if labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"expected integer labels, got {labels.dtype}")
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not labels.numel():
         given = f"{tuple(scores.shape)} and {tuple(labels.shape)}"
@@ -37,8 +37,8 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> Tensor:
             f"expected scores without NaN, got {int(scores.isnan().sum())}"
         )
     classes = scores.shape[1]
-    if not 1 <= k <= classes:
-        raise ValueError(f"expected k from 1 to {classes}, got {k}")
+    if not 1 <= k <= classes or k != int(k):
+        raise ValueError(f"expected an integer k from 1 to {classes}, got {k}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise ValueError(
