@@ -623,8 +623,8 @@ def garments(shares: dict[str, list[float]], seeds: list[int]) -> dict[str, obje
         key: {
             "name": f"{arm['share']:.1%} of the {NAMES[arm['choice']]}",
             **{
-                q: {"values": values(key, q), **interval(values(key, q))}
-                for q in ("before", "after")
+                name: {"values": values(key, q), **interval(values(key, q))}
+                for name, q in (("before", "before"), ("accuracy", "after"))
             },
             **{q: runs[key][0][q] for q in ("params", "macs", "bytes")},
         }
@@ -671,7 +671,7 @@ def test_record_the_accuracy_of_pruned_networks(evidence) -> None:
         },
         run=garments,
     )
-    assert result["arms"]["weakest_50"]["after"]["mean"] > 0.8
+    assert result["arms"]["weakest_50"]["accuracy"]["mean"] > 0.8
 
 
 def build(

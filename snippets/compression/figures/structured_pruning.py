@@ -44,7 +44,7 @@ def accuracy(record):
         for choice, label in CHOICES.items():
             rows = [r for key, r in result["arms"].items() if key.startswith(choice)]
             x = [100.0] + [100 * row["macs"] / whole for row in rows]
-            y = [result["whole"]["mean"]] + [row["after"]["mean"] for row in rows]
+            y = [result["whole"]["mean"]] + [row["accuracy"]["mean"] for row in rows]
             ax.plot(x, [100 * v for v in y], marker="o", label=label)
         ax.set(
             xlabel="multiply-accumulates left, %", ylabel="accuracy, %", ylim=(80, 88)

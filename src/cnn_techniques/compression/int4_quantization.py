@@ -111,8 +111,8 @@ def quantize_int4(model: nn.Module, group: int = 32) -> nn.Module:
     Layers of a subclass are left as they are, and so are biases and norms.
 
     Args:
-        group: weights that share a scale and a zero point; fewer are more exact and cost
-            more bytes. As large as a row: one scale per output channel.
+        group: weights that share a scale and a zero point; fewer are more exact, and
+            take more bytes. As large as a row: one scale per output channel.
 
     Raises: ValueError for a group below 1, a layer whose weight is no finite parameter,
         or a model without such layers.

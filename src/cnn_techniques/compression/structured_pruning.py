@@ -52,13 +52,10 @@ class _Follower(TorchFunctionMode):
     def number(self, tensor: Any) -> int:
         return self.same[self.of[id(tensor)][0]] if id(tensor) in self.of else 0
 
-    # --8<-- [start:tie]
     def tie(self, *numbers: int) -> int:
         alike = {self.same[number] for number in numbers}
         self.same = [min(alike) if n in alike else n for n in self.same]
         return min(alike)
-
-    # --8<-- [end:tie]
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
