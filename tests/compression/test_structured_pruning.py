@@ -90,8 +90,8 @@ def test_a_residual_network_answers_as_with_zeros_in_the_place_of_its_filters(
     evidence.equivalent(
         "change",
         comparison,
-        reference="torch.nn.utils.prune.ln_structured, which leaves zeros",
-        settings="ResNet-18 of torchvision, half of the filters; the norm behind a zeroed filter "
+        reference="torch.nn.utils.prune.ln_structured",
+        settings="ResNet-18 of torchvision, half of the filters set to zero; the norm behind each "
         "zeroed too; the groups of tied convolutions written by hand",
     )
 
