@@ -507,7 +507,7 @@ def without_care(
     images: Tensor,
     score: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """The layer's output and its weights, in any mode, of any score."""
+    """The layer's output and the gradients there, in any mode, of any score."""
     found: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
@@ -518,7 +518,7 @@ def without_care(
     scores = score(model(images))
     handle.remove()
     (gradient,) = torch.autograd.grad(scores.sum(), found[0])
-    return found[0].detach(), gradient.mean(dim=(2, 3), keepdim=True)
+    return found[0].detach(), gradient
 
 
 def covered(model: nn.Module, images: Tensor, classes: list[int], patch: int) -> Tensor:
@@ -557,29 +557,31 @@ LAYERS = {  # name of the arm -> number among the network's parts, and how the p
     "stage5": (5, "Stage 5"),
     "stage3": (3, "Stage 3"),
 }
-WRONG = {
+OTHERWISE = {
     "before": "ReLU before the sum",
     "magnitude": "Absolute value for ReLU",
     "least": "Least number subtracted for ReLU",
     "probability": "Gradients of the probability",
     "training": "Training mode",
     "drawn": "Last layer drawn at random",
+    "product": "Stage 5, gradients not averaged",
 }
 
 
 def another_way(
     kind: str, models: dict[str, nn.Module], images: Tensor, label: int
 ) -> Tensor:
-    """A map of the last convolution, wrong in one way."""
+    """A map of the last convolution (or of stage 5) that differs from Grad-CAM in one way."""
     model = models.get(kind, models["trained"])
-    layer = model.get_submodule("features.8")
+    layer = model.get_submodule("features.5" if kind == "product" else "features.8")
     torch.manual_seed(0)  # of dropout, in training mode
 
     def score(y: Tensor) -> Tensor:
         return (y.softmax(dim=1) if kind == "probability" else y)[:, label]
 
-    found, weights = without_care(model, layer, images, score)
-    signed = weights * found
+    found, slopes = without_care(model, layer, images, score)
+    averaged = slopes.mean(dim=(2, 3), keepdim=True)
+    signed = (slopes if kind == "product" else averaged) * found
     if kind == "before":
         return signed.relu().sum(dim=1)
     if kind == "magnitude":
@@ -604,7 +606,7 @@ def look_at_collages(
     torch.manual_seed(0)
     head = models["drawn"].get_submodule("classifier.1")
     nn.init.normal_(head.weight, std=0.05)  # type: ignore[arg-type]
-    own: dict[str, list[float]] = {name: [] for name in (*LAYERS, *WRONG)}
+    own: dict[str, list[float]] = {name: [] for name in (*LAYERS, *OTHERWISE)}
     ranks: dict[str, list[float]] = {name: [] for name in own}
     sizes: dict[str, tuple[int, ...]] = {}
     drawn: dict[str, object] = {}
@@ -616,7 +618,7 @@ def look_at_collages(
             for name, (number, _) in LAYERS.items():
                 layer = model.get_submodule(f"features.{number}")
                 maps[name] = grad_cam(model, layer, images, torch.tensor([label]))
-            for name in WRONG:
+            for name in OTHERWISE:
                 maps[name] = another_way(name, models, images, label)
             for name, found in maps.items():
                 halves = found.chunk(2, dim=2)
@@ -628,7 +630,7 @@ def look_at_collages(
                     drawn[f"{left} {right} {side}"] = packed(found[0])
                 if (left, right, side) == (*PAIRS[0], 0) and name in LAYERS:
                     drawn[name] = packed(found[0])
-    titles = {name: title for name, (_, title) in LAYERS.items()} | WRONG
+    titles = {name: title for name, (_, title) in LAYERS.items()} | OTHERWISE
     arms = {
         name: {
             "name": titles[name],

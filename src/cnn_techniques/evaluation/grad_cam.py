@@ -102,8 +102,8 @@ def _grad_cam_scores(output: Any, target: Any) -> Tensor:
     classes = output.argmax(dim=1) if target is None else target
     integers = (torch.int64, torch.int32)
     if not isinstance(classes, Tensor) or classes.dtype not in integers:
-        got = classes.dtype if isinstance(classes, Tensor) else repr(classes)
-        raise TypeError(f"expected classes as a tensor of integers, got {got}")
+        kind = str(classes.dtype) if isinstance(classes, Tensor) else repr(classes)
+        raise TypeError(f"expected classes as a tensor of integers, got {kind}")
     n, k = output.shape
     if classes.shape != (n,) or not bool(((classes >= 0) & (classes < k)).all()):
         given = f"{tuple(classes.shape)}: {classes.tolist()}"
