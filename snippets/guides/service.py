@@ -77,7 +77,7 @@ class Model:
 
 @dataclass
 class Batches:
-    """Images of several requests that wait for each other only while one run goes on."""
+    """Images of several requests, which wait for each other while one run goes on."""
 
     model: Model
     line: asyncio.Queue = field(default_factory=lambda: asyncio.Queue(WAITING))

@@ -241,7 +241,7 @@ def once_from_the_start(rounds: int, seed: int) -> dict[str, object]:
 
 
 def paired_at(runs: dict[str, list[dict[str, list[float]]]], r: int) -> dict[str, dict]:
-    """Accuracy of all ways after round r, and what the rounds, the choice and the start change."""
+    """Accuracy of all ways after round r, and what the rounds and the choice of the mask change."""
     values = {
         way: [run["accuracies"][r] for run in runs_of] for way, runs_of in runs.items()
     }
@@ -251,7 +251,7 @@ def paired_at(runs: dict[str, list[dict[str, list[float]]]], r: int) -> dict[str
     row["rounds_matter"] = paired(values["iterative"], values["one_shot"])
     row["rounds_matter_rewound"] = paired(values["rewound"], values["once_rewound"])
     row["choice_matters"] = paired(values["rewound"], values["random"])
-    row["going_back_matters"] = paired(values["rewound"], values["iterative"])
+    row["once_against_random"] = paired(values["once_rewound"], values["random"])
     return row
 
 

@@ -153,7 +153,7 @@ def test_fusion_and_its_gradients_are_the_papers_equation_number_by_number(
                 assert not slope.any()
     comparison = difference(pairs, slopes, shape=[2, 3, 2, 4], modes=list(cases))
     evidence.equivalent(
-        "fast normalised fusion",
+        "fusion",
         comparison,
         reference="equation of section 3.3, number by number",
     )
@@ -313,7 +313,7 @@ def test_bifpn_equals_the_papers_graph_evaluated_node_by_node(
     )
     if levels == 5:
         evidence.equivalent(
-            "BiFPN, two layers on P3 to P7",
+            "bifpn",
             comparison,
             reference="figure 2 (d), as a table of nodes evaluated by recursion",
         )

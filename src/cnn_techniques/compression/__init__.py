@@ -6,6 +6,12 @@ from .batchnorm_folding import norms_to_fold as norms_to_fold
 from .half_precision import FloatFormat as FloatFormat
 from .half_precision import HalfPrecision as HalfPrecision
 from .half_precision import round_to as round_to
+from .int4_quantization import Int4Conv2d as Int4Conv2d
+from .int4_quantization import Int4Linear as Int4Linear
+from .int4_quantization import int4_codes as int4_codes
+from .int4_quantization import pack_int4 as pack_int4
+from .int4_quantization import quantize_int4 as quantize_int4
+from .int4_quantization import unpack_int4 as unpack_int4
 from .int8_quantization import QuantizedLayer as QuantizedLayer
 from .int8_quantization import input_ranges as input_ranges
 from .int8_quantization import quantize_int8 as quantize_int8
@@ -17,6 +23,10 @@ from .iterative_pruning import shuffled as shuffled
 from .knowledge_distillation import distillation_loss as distillation_loss
 from .onnx_export import export_onnx as export_onnx
 from .onnx_export import onnx_difference as onnx_difference
+from .structured_pruning import prune_filters as prune_filters
+from .structured_pruning import remove_filters as remove_filters
+from .structured_pruning import tied_filters as tied_filters
+from .structured_pruning import weakest_filters as weakest_filters
 from .unstructured_pruning import apply_masks as apply_masks
 from .unstructured_pruning import magnitude_masks as magnitude_masks
 from .unstructured_pruning import prunable as prunable

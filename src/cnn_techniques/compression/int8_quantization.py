@@ -42,7 +42,8 @@ class QuantizedLayer(nn.Module):
 
     Args:
         layer: what it stands for.
-        low, high: the smallest and largest input that was seen.
+        low: the smallest input that was seen.
+        high: the largest.
         bits: from 2 to 8, of weights and inputs.
         per_channel: a scale for each output channel of the weight, or one for all.
     """
@@ -175,7 +176,9 @@ def quantize_int8(
     Args:
         network: in evaluation mode, its batch norms folded; it stays as it is.
         images: to calibrate with, a few hundred of the training set.
-        bits, per_channel, percentile: as for `QuantizedLayer` and `input_ranges`.
+        bits: from 2 to 8, of weights and inputs.
+        per_channel: a scale for each output channel of the weight, or one for all.
+        percentile: of the inputs that lie between the ends of the range.
 
     Raises: ValueError for bits outside 2 to 8, and as `input_ranges` does.
     """
