@@ -8,10 +8,10 @@ from cnn_site.figures.plots import STYLE, plot_svg
 RECORD = ROOT / "docs/evidence/compression/iterative-pruning.json"
 WAYS = {
     "one_shot": ("one round, trained again", ":"),
-    "iterative": ("round by round", "--"),
+    "iterative": ("rounds, trained again", "--"),
     "once_rewound": ("one round, from the start", (0, (1, 3))),
-    "rewound": ("round by round, rewound", "-"),
-    "random": ("drawn masks, from the start", "-."),
+    "rewound": ("rounds, from the start", "-"),
+    "random": ("random masks, from the start", "-."),
 }
 
 
