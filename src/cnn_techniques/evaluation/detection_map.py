@@ -1,7 +1,6 @@
 """Mean average precision: found boxes matched to true ones, surest first, as COCO does.
 
-Source: pycocotools 2.0 (cocodataset/cocoapi), cocoeval.py: evaluateImg, accumulate,
-summarize; _mask.pyx: the overlap with a crowd.
+Source: pycocotools 2.0.11, cocoeval.py: evaluateImg, accumulate, summarize; mask.iou.
 Legend: N images, K classes; of an image and class D detections and G objects.
 T IoU thresholds, R levels of recall, A ranges of area, L limits of detections.
 Boxes are (x1, y1, x2, y2) in pixels.
