@@ -19,8 +19,8 @@ for _ in range(30):  # images of eight objects of three classes, sides 8 to 150 
     predictions.append({"boxes": boxes, "scores": scores, "labels": classes})
 
 numbers = detection_map(predictions, targets, num_classes=4)
-for name, value in numbers.items():
-    print(f"{name:5} {value:.3f}")
+for row in ("AP AP50 AP75", "APs APm APl", "AR1 AR10 AR100", "ARs ARm ARl"):
+    print(", ".join(f"{name} {numbers[name]:.3f}" for name in row.split()))
 precision, _ = coco_curves(predictions, targets, num_classes=4)
 each = precision[:, :, :, 0, 2].mean(dim=(0, 1))  # all areas, 100 detections
 print("classes", [f"{value:.3f}" for value in each.tolist()])

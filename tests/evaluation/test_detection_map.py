@@ -698,9 +698,11 @@ def average_detections(seeds: int, **settings: Any) -> dict[str, Any]:
             }
             for key, name in names.items()
         },
-        "others": {
-            k: with_values(k) for k in ("boxes", "above50_boxes", "torchmetrics")
-        },
+        "others": {k: with_values(k) for k in ("boxes", "above50_boxes")},
+        "torchmetrics": max(
+            abs(a - b)
+            for a, b in zip(values["coco_AP"], values["torchmetrics"], strict=True)
+        ),
         "paired": {
             key: paired(values[f"{key}_AP"], values["coco_AP"])
             for key in names
@@ -714,6 +716,4 @@ def test_record_other_averages_of_the_same_detections(evidence: Any) -> None:
     pytest.importorskip("torchmetrics")
     settings = {"train": 1600, "tests": 200, "epochs": 8, "lr": 2e-3, "threshold": 0.05, "seeds": 5}  # fmt: skip
     result = evidence.measured("scenes", arguments=settings, run=average_detections)
-    ours = result["arms"]["coco"]["ap"]["values"]
-    for mine, theirs in zip(ours, result["others"]["torchmetrics"]["values"], strict=True):  # fmt: skip
-        assert abs(mine - theirs) < 1e-3  # torchmetrics' levels are float32
+    assert result["torchmetrics"] < 1e-3  # its levels are float32
