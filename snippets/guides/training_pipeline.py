@@ -1,4 +1,4 @@
-# --8<-- [start:program]
+# --8<-- [start:usage]
 import os
 from pathlib import Path
 
@@ -90,4 +90,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-# --8<-- [end:program]
+# --8<-- [end:usage]

@@ -524,6 +524,17 @@ def see_also(t: Technique) -> list[str]:
     return faults
 
 
+def _starts(block: CodeBlock, file: CodeBlock) -> bool:
+    """A command that names the file, or a program that does, or its module (`service:app`)."""
+    if block.is_command:
+        return _names(file, block.code)
+    stem = re.escape(file.title.removesuffix(".py"))
+    named = re.search(rf"\b{stem}(\.py|:)", block.code)
+    return (
+        block.language in ("py", "python") and not block.is_file and named is not None
+    )
+
+
 def _names(file: CodeBlock, command: str) -> bool:
     """Whether a command starts a file, or names what is in it as `module:function`."""
     title = file.title
@@ -557,8 +568,7 @@ def fences(page: Path) -> list[str]:
                 )
             )
         if block.is_file and not any(
-            b.is_command and _names(block, b.code) and b.line > block.line
-            for b in page_blocks(page)
+            b.line > block.line and _starts(b, block) for b in page_blocks(page)
         ):
             cure = f"```{{.console .run .continuation}} with $ python {block.title}"
             faults.append(at(page, block.line, f"a .file no command starts; {cure}"))

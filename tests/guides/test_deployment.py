@@ -39,7 +39,7 @@ from cnn_site.speed import side_by_side
 from cnn_techniques import modern
 from cnn_techniques.compression import export_onnx, fold_batch_norms
 
-SERVICE = ROOT / "snippets/guides/service.py"
+SERVICE = ROOT / "snippets/guides/deployment.py"
 Json = dict[str, Any]
 File = tuple[str, bytes]
 

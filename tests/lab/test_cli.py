@@ -29,7 +29,7 @@ from cnn_lab.train import train
 DOCS = Path(__file__).parents[2] / "docs"
 TINY = ["ResNet(BasicBlock, (1,), width=4, small_images=True)", "--size", "8"]
 COMMANDS = (
-    "train", "transfer", "compare", "detect", "segment", "evaluate", "predict", "export", "list",
+    "train", "transfer", "compare", "compress", "detect", "segment", "evaluate", "predict", "export", "list",
 )  # fmt: skip
 CATEGORIES = (
     "foundations|modern|attention|training|optimization|evaluation|compression|lab"

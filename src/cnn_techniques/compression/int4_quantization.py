@@ -114,7 +114,7 @@ def quantize_int4(model: nn.Module, group: int = 32) -> nn.Module:
         group: weights that share a scale and a zero point; fewer are more exact, and
             take more bytes. As large as a row: one scale per output channel.
 
-    Raises: ValueError for a group below 1, a weight that is not finite, or no such layer.
+    Raises: ValueError for a group below 1, weights not finite, or no such layer.
     """
     kinds = {nn.Conv2d: Int4Conv2d, nn.Linear: Int4Linear}
     names = [name for name, m in model.named_modules() if type(m) in kinds]

@@ -77,7 +77,7 @@ def onnx_difference(path: Path, network: nn.Module, batches: Iterable[Tensor]) -
     """How far a file's answers are from the network's, as ONNX Runtime gives them.
 
     Returns: the largest difference of an output, as a share of its largest entry.
-    Raises: onnx's and onnxruntime's own errors for a file that cannot be run.
+    Raises: ValueError without a batch; onnx's and onnxruntime's errors for a wrong file.
     """
     import onnx
     import onnxruntime
@@ -94,6 +94,8 @@ def onnx_difference(path: Path, network: nn.Module, batches: Iterable[Tensor]) -
         ours.append(tree_leaves(network(images)))
         found = session.run(None, {"images": images.numpy()})
         theirs.append([torch.from_numpy(value) for value in found])
+    if not ours:
+        raise ValueError("expected a batch or more to compare with, got none")
     gaps = []
     for place in range(len(ours[0])):
         expected = torch.cat([outputs[place] for outputs in ours])

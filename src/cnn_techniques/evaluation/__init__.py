@@ -14,13 +14,13 @@ from .classification_metrics import macro_average as macro_average
 from .classification_metrics import precision as precision
 from .classification_metrics import recall as recall
 from .classification_metrics import weighted_average as weighted_average
-from .grad_cam import grad_cam as grad_cam
-from .grad_cam import heatmap as heatmap
 from .detection_map import coco_curves as coco_curves
 from .detection_map import crowd_iou as crowd_iou
 from .detection_map import detection_map as detection_map
 from .detection_map import match_detections as match_detections
 from .detection_map import precision_at_levels as precision_at_levels
+from .grad_cam import grad_cam as grad_cam
+from .grad_cam import heatmap as heatmap
 from .model_cost import Latency as Latency
 from .model_cost import ModelCost as ModelCost
 from .model_cost import cost_by_layer as cost_by_layer

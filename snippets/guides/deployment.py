@@ -1,4 +1,4 @@
-# --8<-- [start:program]
+# --8<-- [start:usage]
 """Classify photos over HTTP: `POST /classify` with files, `GET /health`.
 
 Start: MODEL=model.onnx uvicorn service:app --port 8000
@@ -173,4 +173,4 @@ app = Starlette(
     exception_handlers={HTTPException: refused},
     lifespan=started,
 )
-# --8<-- [end:program]
+# --8<-- [end:usage]
