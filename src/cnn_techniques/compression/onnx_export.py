@@ -77,7 +77,7 @@ def onnx_difference(path: Path, network: nn.Module, batches: Iterable[Tensor]) -
     """How far a file's answers are from the network's, as ONNX Runtime gives them.
 
     Returns: the largest difference of an output, as a share of its largest entry.
-    Raises: ValueError without a batch; onnx's and onnxruntime's errors for a wrong file.
+    Raises: ValueError without a batch; onnx's and onnxruntime's for a wrong file.
     """
     import onnx
     import onnxruntime
