@@ -492,7 +492,7 @@ def test_the_404_page_searches_for_the_last_word_of_the_address(visit: New) -> N
     assert query.input_value() == "squeeze excitation"
 
 
-def test_lists_say_how_many_are_written_and_where_else_to_look(visit: New) -> None:
+def test_lists_say_how_many_are_written(visit: New) -> None:
     there = visit()
     page = there.go("")
     for category in CATEGORIES:
@@ -500,10 +500,6 @@ def test_lists_say_how_many_are_written_and_where_else_to_look(visit: New) -> No
         written = sum(bool(t.facts) for t in all_of_it)
         card = page.locator(f".card:has(h3 a[href$='/{category}/']) .n")
         assert card.text_content() == f"{written} of {len(all_of_it)} written"
-    page = there.go("compression/")
-    link = page.locator(".plan a", has_text="in the lab").first
-    link.click()
-    page.wait_for_url("**/lab/evaluate-and-export/")
 
 
 def test_answers_are_folded_and_hidden_in_print(visit: New) -> None:
