@@ -3,7 +3,7 @@
     python -m cnn_site.tools
 
 says what was released since the record of `docs/guides/tools.md` was made, and exits with 1 then. The index is that of
-the environment variable `PIP_INDEX_URL`, else PyPI.
+the environment variable `PIP_INDEX_URL`, else pip's own.
 """
 
 import json
@@ -46,13 +46,20 @@ def release(package: str) -> Json:
 
     Raises: OSError without a connection, or for a package that the index does not have.
     """
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
+    index = os.environ.get("PIP_INDEX_URL") or _default_index()
+    index = index.rstrip("/")
     address = f"{index.removesuffix('/simple')}/pypi/{package}/json"
     with urllib.request.urlopen(address, timeout=30) as answer:
         said = json.load(answer)
     version = said["info"]["version"]
     days = [file["upload_time"][:10] for file in said["urls"]]
     return {"version": version, "day": min(days) if days else "unknown"}
+
+
+def _default_index() -> str:
+    import importlib  # pip has no public name for it
+
+    return str(importlib.import_module("pip._internal.models.index").PyPI.simple_url)
 
 
 def releases(packages: dict[str, list[str]]) -> Json:
