@@ -23,6 +23,11 @@ from .iterative_pruning import shuffled as shuffled
 from .knowledge_distillation import distillation_loss as distillation_loss
 from .onnx_export import export_onnx as export_onnx
 from .onnx_export import onnx_difference as onnx_difference
+from .quantization_aware_training import QatConv2d as QatConv2d
+from .quantization_aware_training import QatLinear as QatLinear
+from .quantization_aware_training import convert_qat as convert_qat
+from .quantization_aware_training import fake_quantize as fake_quantize
+from .quantization_aware_training import prepare_qat as prepare_qat
 from .structured_pruning import prune_filters as prune_filters
 from .structured_pruning import remove_filters as remove_filters
 from .structured_pruning import tied_filters as tied_filters
