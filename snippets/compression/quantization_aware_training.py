@@ -1,15 +1,38 @@
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cnn_techniques.compression import quantization_aware_training_
+from cnn_techniques.compression import convert_qat, prepare_qat, quantize_int8
 
 # --8<-- [start:usage]
 torch.manual_seed(0)
-network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
-images = torch.randn(2, 3, 16, 16)
-before = network(images)
-quantization_aware_training_(network, share=0.5)
-zeros = sum(int((p == 0).sum()) for p in network.parameters())
-change = (network(images) - before).norm() / before.norm()
-print(f"{zeros} weights are zero; the output moves by {change:.2f} of its size")  # TODO
+labels = torch.arange(320) % 10
+prototypes = torch.randn(10, 1, 8, 8, dtype=torch.float64)
+images = prototypes[labels] + 1.2 * torch.randn(320, 1, 8, 8, dtype=torch.float64)
+network = nn.Sequential(
+    nn.Conv2d(1, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(),
+    nn.Flatten(), nn.Linear(32, 10),
+).double()  # fmt: skip
+
+
+def train(model: nn.Module, rate: float) -> nn.Module:
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    model.train()
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def right(model: nn.Module) -> Tensor:
+    return (model(images).argmax(dim=1) == labels).double().mean()
+
+
+train(network, rate=0.1)
+rounded = quantize_int8(network, images, bits=2)
+model = train(prepare_qat(network, images, bits=2), rate=0.02)
+small = convert_qat(model)  # the weights are integers now
+print(f"above 80 %: in float {right(network) > 0.8}, ", end="")
+print(f"rounded after training {right(rounded) > 0.8}, in training {right(small) > 0.8}")
+print(f"integers of the first layer: {small[0].weight.unique().tolist()}")
 # --8<-- [end:usage]
