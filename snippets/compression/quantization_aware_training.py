@@ -33,6 +33,6 @@ rounded = quantize_int8(network, images, bits=2)
 model = train(prepare_qat(network, images, bits=2), rate=0.02)
 small = convert_qat(model)  # the weights are integers now
 print(f"above 80 %: in float {right(network) > 0.8}, ", end="")
-print(f"rounded after training {right(rounded) > 0.8}, in training {right(small) > 0.8}")
+print(f"rounded after {right(rounded) > 0.8}, trained with it {right(small) > 0.8}")
 print(f"integers of the first layer: {small[0].weight.unique().tolist()}")
 # --8<-- [end:usage]

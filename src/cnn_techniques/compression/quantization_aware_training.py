@@ -1,5 +1,5 @@
-"""Quantisation-aware training: round weights and inputs in the forward pass of training,
-and let the gradient pass the rounding as if it were not there.
+"""Quantisation-aware training: round weights and inputs in the forward pass, and let the
+gradient pass the rounding as if it were not there.
 
 Source: Jacob et al., "Quantization and training of neural networks for efficient
 integer-arithmetic-only inference", arXiv:1712.05877, section 3; the gradient: Bengio et
