@@ -1,4 +1,4 @@
-"""Quantisation-aware training: round weights and inputs in the forward pass, and let the
+"""Quantisation-aware training: round weights and inputs in the forward pass and let the
 gradient pass the rounding as if it were not there.
 
 Source: Jacob et al., "Quantization and training of neural networks for efficient
