@@ -20,8 +20,8 @@ from cnn_techniques.compression import (
     quantize_int8,
 )
 
+from .bench_trained import file_bytes
 from .checkpoint import written_whole
-from .compressing import file_bytes
 from .evaluate import calibration, evaluation_data, load_network, refuse_overwriting
 from .fit import SingleProcess
 from .recipe import Settings

@@ -109,14 +109,14 @@ def export(
             if task is not None:
                 raise Refused(f"--int8 is for classifiers, not for {task.command}")
             with _quiet():
-                _quantize(part, calibration(data_set, path).numpy(), metadata)
+                quantize(part, calibration(data_set, path).numpy(), metadata)
             with torch.no_grad():
                 told |= _agreement(part, model, tests)
     return told
 
 
-def _quantize(path: Path, images: Any, metadata: Json) -> None:
-    """The file in place, by onnxruntime's own tools."""
+def quantize(path: Path, images: Any, metadata: Json) -> None:
+    """The file in place, by onnxruntime's own tools; `images` calibrate it."""
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,

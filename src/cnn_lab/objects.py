@@ -443,7 +443,7 @@ class Objects:
 
 
 class _Boxes:
-    """Average precision as COCO's, by pycocotools: 100 boxes an image, crowds ignored."""
+    """Average precision as COCO's, by pycocotools: 100 boxes an image and class, crowds ignored."""
 
     def __init__(self) -> None:
         from torchmetrics.detection import MeanAveragePrecision

@@ -70,6 +70,13 @@ FORBIDDEN: dict[str, list[str]] = {
         "_foreach_",
     ],
     "optimization/muon": ["torch.optim.Muon", "optim._muon"],
+    "compression/batchnorm-folding": ["fuse_conv_bn", "fuse_linear_bn"],
+    "compression/int8-quantization": ["fake_quantize_per", "quantize_per_", "torch.ao"],
+    "compression/quantization-aware-training": [
+        "fake_quantize_per",
+        "fused_moving_avg",
+        "torch.ao",
+    ],
     "compression/iterative-pruning": ["utils.prune", "import prune"],
     "compression/unstructured-pruning": ["utils.prune", "import prune"],
     "training/cosine-annealing": ["CosineAnnealingLR", "CosineAnnealingWarmRestarts"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval, prune
 
-from cnn_lab import compressing
+from cnn_lab import bench_trained
 from cnn_site import ROOT
 from cnn_site.equivalence import calibrate, difference, draw_parameters
 from cnn_site.laws import every
@@ -352,11 +352,11 @@ def answers(seeds: list[int]) -> dict[str, object]:
     images, _ = garments("test")
     other, rows = [], []
     for seed in seeds:
-        model = compressing.trained(seed)
+        model = bench_trained.trained(seed)
         folded = fold_batch_norms(model, images[:2])
         classes = [predict(m, images).argmax(dim=1) for m in (model, folded)]
         other.append(int((classes[0] != classes[1]).sum()))
-        rows.append(compressing.score(folded) - compressing.score(model))
+        rows.append(bench_trained.score(folded) - bench_trained.score(model))
     return {
         "other_class": other,
         "most": max(other),
@@ -368,6 +368,6 @@ def answers(seeds: list[int]) -> dict[str, object]:
 @pytest.mark.record
 def test_record_that_the_trained_networks_answer_as_before(evidence) -> None:
     result = evidence.measured(
-        "garments", arguments={"seeds": list(compressing.SEEDS)}, run=answers
+        "garments", arguments={"seeds": list(bench_trained.SEEDS)}, run=answers
     )
     assert max(result["other_class"]) <= 1

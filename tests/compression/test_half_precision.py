@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnn_lab import compressing
+from cnn_lab import bench_trained
 from cnn_lab.record import interval, paired
 from cnn_site.approximation import approximate
 from cnn_site.equivalence import difference
@@ -132,7 +132,7 @@ def test_takes_and_gives_float32(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_noise_of_each_layer_of_a_trained_network(dtype: torch.dtype, evidence) -> None:
     torch.manual_seed(0)
-    model = compressing.untrained(0).eval()
+    model = bench_trained.untrained(0).eval()
     half = HalfPrecision(model, dtype)
     names = {name: f"network.{name}" for name, _ in model.named_modules()}
     images = torch.randn(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -191,7 +191,7 @@ def on_garments(seeds: list[int]) -> dict[str, object]:
     images, labels = garments("test")
     found: dict[str, dict[str, list[float]]] = {}
     for seed in seeds:
-        model = compressing.trained(seed)
+        model = bench_trained.trained(seed)
         makers: dict[str, Callable[[], nn.Module]] = {
             "float32": lambda model=model: copy.deepcopy(model),
             "float16": lambda model=model: HalfPrecision(model, torch.float16),
@@ -204,7 +204,7 @@ def on_garments(seeds: list[int]) -> dict[str, object]:
             row = found.setdefault(key, {"accuracy": [], "other": [], "bytes": []})
             row["accuracy"].append(float((classes == labels).double().mean()))
             row["other"].append(int((classes != first).sum()))
-            row["bytes"].append(compressing.file_bytes(made.state_dict()))
+            row["bytes"].append(bench_trained.file_bytes(made.state_dict()))
     plain = found["float32"]["accuracy"]
     arms = {}
     for key, row in found.items():
@@ -222,7 +222,7 @@ def on_garments(seeds: list[int]) -> dict[str, object]:
 @pytest.mark.record
 def test_record_the_accuracy_of_the_trained_networks(evidence) -> None:
     evidence.measured(
-        "garments", arguments={"seeds": list(compressing.SEEDS)}, run=on_garments
+        "garments", arguments={"seeds": list(bench_trained.SEEDS)}, run=on_garments
     )
 
 

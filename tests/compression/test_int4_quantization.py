@@ -15,7 +15,7 @@ from onnxruntime.capi import _pybind_state as onnxruntime_c
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from cnn_lab import compressing
+from cnn_lab import bench_trained
 from cnn_lab.bench import garments, network
 from cnn_lab.record import interval, paired
 from cnn_site.approximation import approximate
@@ -250,7 +250,7 @@ def test_the_file_has_the_bytes_that_the_formula_says() -> None:
                 groups = row * -(-(weights // row) // group)
                 expected += (weights + 1) // 2 + 2 * groups + (groups + 1) // 2
                 expected += 0 if layer.bias is None else 4 * row
-        size = compressing.file_bytes(made.state_dict())
+        size = bench_trained.file_bytes(made.state_dict())
         header = size - expected
         assert 0 < header < 1500  # names, shapes and places, as JSON
         assert expected == sum(
@@ -461,10 +461,10 @@ def test_bytes_of_files(evidence) -> None:
     }
     for name, make in made.items():
         model = make()
-        whole = compressing.file_bytes(model.state_dict())
+        whole = bench_trained.file_bytes(model.state_dict())
         rows[name] = {"name": name, "float": whole}
         for group in (128, 32):
-            size = compressing.file_bytes(quantize_int4(model, group).state_dict())
+            size = bench_trained.file_bytes(quantize_int4(model, group).state_dict())
             rows[name] |= {f"int4_{group}": size, f"times_{group}": whole / size}
     evidence.computed("bytes", rows)
     assert 6 < rows["ResNet-18"]["times_32"] < 8
@@ -482,14 +482,14 @@ def stored(model: nn.Module, group: int, bits: int) -> int:
                 size = -(-count * bits // 8)
                 kept[f"{name}.{key}"] = torch.zeros(size, dtype=torch.uint8)
             kept[f"{name}.scale"] = torch.zeros(groups, dtype=torch.float16)
-    return compressing.file_bytes(kept)
+    return bench_trained.file_bytes(kept)
 
 
 def with_bits(model: nn.Module, bits: int, group: int) -> tuple[nn.Module, int]:
     """The network with rounded weights, and the bytes of its file."""
     if bits == 4:
         changed = quantize_int4(model, group)
-        return changed, compressing.file_bytes(changed.state_dict())
+        return changed, bench_trained.file_bytes(changed.state_dict())
     changed = copy.deepcopy(model)
     rounded(group, bits)(changed)
     return changed, stored(model, group, bits)
@@ -505,13 +505,13 @@ def accuracies(arms: dict[str, list[int]], seeds: list[int]) -> dict[str, object
     found: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     whole, size = [], 0
     for seed in seeds:
-        model = compressing.trained(seed)
-        whole.append(compressing.score(model))
-        size = compressing.file_bytes(model.state_dict())
+        model = bench_trained.trained(seed)
+        whole.append(bench_trained.score(model))
+        size = bench_trained.file_bytes(model.state_dict())
         for name, (bits, group) in arms.items():
             changed, count = with_bits(model, bits, group)
             noise = approximate(changed, model, images[:500], least=0.0)
-            accuracy = compressing.score(changed)
+            accuracy = bench_trained.score(changed)
             found[name].append({"accuracy": accuracy, "bytes": count, "snr": noise.snr})
     rows = {}
     for name, runs in found.items():
@@ -540,7 +540,7 @@ def noise_of_layers(arms: dict[str, list[int]], seeds: list[int]) -> dict[str, o
     images, _ = garments("test")
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in seeds:
-        model = compressing.trained(seed)
+        model = bench_trained.trained(seed)
         for name, (bits, group) in arms.items():
             changed, _ = with_bits(model, bits, group)
             noise = approximate(changed, model, images[:500], least=0.0)
@@ -568,7 +568,7 @@ def test_record_the_noise_of_each_layer(evidence) -> None:
                 "four_32": [4, 32],
                 "four_row": [4, ROW],
             },
-            "seeds": list(compressing.SEEDS),
+            "seeds": list(bench_trained.SEEDS),
         },
         run=noise_of_layers,
     )
@@ -592,7 +592,7 @@ def test_record_the_accuracy_with_weights_of_four_bits(evidence) -> None:
                 "two_8": [2, 8],
                 "two_32": [2, 32],
             },
-            "seeds": list(compressing.SEEDS),
+            "seeds": list(bench_trained.SEEDS),
         },
         run=accuracies,
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnn_lab import compressing
+from cnn_lab import bench_trained
 from cnn_lab.record import interval, paired, repeat
 from cnn_site import ROOT
 from cnn_site.approximation import approximate
@@ -142,7 +142,7 @@ def test_every_layer_is_changed_its_weight_a_quarter_and_the_given_network_is_no
 
 
 def test_noise_of_each_layer(evidence) -> None:
-    model = compressing.untrained(0).eval()
+    model = bench_trained.untrained(0).eval()
     images = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     folded = fold_batch_norms(model, images[:2])
     for bits, least in ((8, 25.0), (4, 3.0)):
@@ -246,12 +246,12 @@ ARMS = {
 
 
 def one_run(options: dict[str, object], images: int, seed: int) -> dict[str, object]:
-    pieces = compressing.calibration_images(images)
-    folded = fold_batch_norms(compressing.trained(seed), pieces[:2])
+    pieces = bench_trained.calibration_images(images)
+    folded = fold_batch_norms(bench_trained.trained(seed), pieces[:2])
     small = quantize_int8(folded, pieces, **options)  # type: ignore[arg-type]
     return {
-        "accuracy": compressing.score(small),
-        "bytes": compressing.file_bytes(small.state_dict()),
+        "accuracy": bench_trained.score(small),
+        "bytes": bench_trained.file_bytes(small.state_dict()),
     }
 
 
@@ -263,13 +263,13 @@ def on_garments(
         arm: {"options": options, "images": images} for arm, options in arms.items()
     }
     runs = repeat(one_run, tasks, seeds, cache)
-    models = [compressing.trained(seed) for seed in seeds]
-    first = [compressing.score(model) for model in models]
+    models = [bench_trained.trained(seed) for seed in seeds]
+    first = [bench_trained.score(model) for model in models]
     rows = {
         "float32": {
             "name": "float32",
             "accuracy": {**interval(first), "values": first},
-            "bytes": compressing.file_bytes(models[0].state_dict()),
+            "bytes": bench_trained.file_bytes(models[0].state_dict()),
         }
     }
     for arm in arms:
@@ -288,6 +288,6 @@ def test_record_the_accuracy_of_the_trained_networks(evidence) -> None:
     arguments = {
         "arms": {arm: options for arm, (_, options) in ARMS.items()},
         "images": 500,
-        "seeds": list(compressing.SEEDS),
+        "seeds": list(bench_trained.SEEDS),
     }
     evidence.measured("garments", arguments=arguments, run=on_garments)

@@ -1,15 +1,13 @@
 """Rounds of pruning and training: what is zero stays it, rewinding goes back, and what each is worth."""
 
 import copy
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cnn_lab import compressing
-from cnn_lab.fit import AcceleratorLike, one_step
+from cnn_lab import bench_trained
 from cnn_lab.record import interval, paired, repeat
 from cnn_site import ROOT
 from cnn_site.parity import compare_change
@@ -166,47 +164,39 @@ ROUNDS = 6
 WAYS = ["one_shot", "iterative", "rewound"]  # the last makes the drawn masks too
 
 
-def keeping(model: nn.Module, masks: dict[str, Tensor]) -> Callable[..., None]:
-    def update(
-        loss: Callable[[], Tensor],
-        optimizer: torch.optim.Optimizer,
-        accelerator: AcceleratorLike,
-    ) -> None:
-        one_step(loss, optimizer, accelerator)
-        apply_masks(model, masks)
-
-    return update
-
-
 def one_way(way: str, rounds: int, seed: int) -> dict[str, object]:
     """Accuracy after each of the rounds; each halves the weights that are left."""
-    epochs, rate = compressing.AGAIN_EPOCHS, compressing.AGAIN_RATE
+    epochs, rate = bench_trained.AGAIN_EPOCHS, bench_trained.AGAIN_RATE
     found: list[float] = []
 
     def train(
         model: nn.Module, masks: dict[str, Tensor], epochs: int, rate: float
     ) -> None:
-        compressing.train(
-            model, seed, epochs=epochs, rate=rate, update=keeping(model, masks)
+        bench_trained.train(
+            model,
+            seed,
+            epochs=epochs,
+            rate=rate,
+            update=bench_trained.keeping(model, masks),
         )
-        found.append(compressing.score(model))
+        found.append(bench_trained.score(model))
 
     final = 1 - 0.5**rounds
     if way == "one_shot":
         for r in range(1, rounds + 1):  # as many epochs as the rounds have by then
-            model = compressing.trained(seed)
+            model = bench_trained.trained(seed)
             prune_iteratively(
                 model, lambda m, k, r=r: train(m, k, r * epochs, rate), 1 - 0.5**r, 1
             )
         return {"accuracies": found}
-    model = compressing.trained(seed)
+    model = bench_trained.trained(seed)
     if way == "iterative":
         prune_iteratively(model, lambda m, k: train(m, k, epochs, rate), final, rounds)
         return {"accuracies": found}
-    start = copy.deepcopy(compressing.untrained(seed).state_dict())
+    start = copy.deepcopy(bench_trained.untrained(seed).state_dict())
 
     def whole(model: nn.Module, masks: dict[str, Tensor]) -> None:
-        train(model, masks, compressing.EPOCHS, 0.1)
+        train(model, masks, bench_trained.EPOCHS, 0.1)
 
     drawn: list[dict[str, Tensor]] = []
 
@@ -218,24 +208,24 @@ def one_way(way: str, rounds: int, seed: int) -> dict[str, object]:
     chosen, found = found, []
     for r, masks in enumerate(drawn):
         torch.manual_seed(1000 * seed + r)
-        other, model = shuffled(masks), compressing.untrained(seed)
+        other, model = shuffled(masks), bench_trained.untrained(seed)
         apply_masks(model, other)
-        compressing.train(model, seed, update=keeping(model, other))
-        found.append(compressing.score(model))
+        bench_trained.train(model, seed, update=bench_trained.keeping(model, other))
+        found.append(bench_trained.score(model))
     return {"accuracies": chosen, "random": found}
 
 
 def once_from_the_start(rounds: int, seed: int) -> dict[str, object]:
     """Accuracy of networks cut in one round and trained from the first weights."""
-    start = copy.deepcopy(compressing.untrained(seed).state_dict())
+    start = copy.deepcopy(bench_trained.untrained(seed).state_dict())
     found: list[float] = []
 
     def whole(model: nn.Module, masks: dict[str, Tensor]) -> None:
-        compressing.train(model, seed, update=keeping(model, masks))
-        found.append(compressing.score(model))
+        bench_trained.train(model, seed, update=bench_trained.keeping(model, masks))
+        found.append(bench_trained.score(model))
 
     for r in range(1, rounds + 1):
-        model = compressing.trained(seed)
+        model = bench_trained.trained(seed)
         prune_iteratively(model, whole, 1 - 0.5**r, 1, rewind_to=start)
     return {"accuracies": found}
 
@@ -262,7 +252,7 @@ def five_ways(ways: list[str], rounds: int, seeds: list[int]) -> dict[str, objec
     runs["random"] = [{"accuracies": run["random"]} for run in runs["rewound"]]
     once = {"once_rewound": {"rounds": rounds}}
     runs |= repeat(once_from_the_start, once, seeds, folder / "iterative_once.jsonl")
-    first, again = compressing.EPOCHS, compressing.AGAIN_EPOCHS
+    first, again = bench_trained.EPOCHS, bench_trained.AGAIN_EPOCHS
     return {
         "seeds": len(seeds),
         "epochs": {
@@ -282,5 +272,5 @@ def five_ways(ways: list[str], rounds: int, seeds: list[int]) -> dict[str, objec
 
 @pytest.mark.record
 def test_record_five_ways_to_the_same_sparsity(evidence) -> None:
-    arguments = {"ways": WAYS, "rounds": ROUNDS, "seeds": list(compressing.SEEDS)}
+    arguments = {"ways": WAYS, "rounds": ROUNDS, "seeds": list(bench_trained.SEEDS)}
     evidence.measured("garments", arguments=arguments, run=five_ways)

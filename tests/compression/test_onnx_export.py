@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from cnn_lab import compressing, networks, transfer
+from cnn_lab import bench_trained, networks, transfer
 from cnn_lab.data import digits
 from cnn_site.equivalence import FLOAT32_BOUND, difference
 from cnn_techniques import foundations, modern, segmentation
@@ -204,7 +204,7 @@ def test_networks_of_other_kinds_are_exported(name: str, tmp_path: Path) -> None
 def test_the_file_is_as_large_as_the_weights_and_has_no_batch_norm(
     evidence, tmp_path: Path
 ) -> None:
-    model, path = compressing.untrained(0).eval(), tmp_path / "model.onnx"
+    model, path = bench_trained.untrained(0).eval(), tmp_path / "model.onnx"
     export_onnx(model, torch.randn(2, 1, 28, 28), path)
     params = sum(p.numel() for p in model.parameters())
     assert 4 * params * 0.97 < path.stat().st_size < 4 * params * 1.3

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnn_lab import compressing
+from cnn_lab import bench_trained
 from cnn_lab.record import interval, paired, repeat
 from cnn_site import ROOT
 from cnn_site.equivalence import difference
@@ -295,30 +295,30 @@ WAYS = ("after", "after_cut", "again", "aware")
 
 def one_run(bits: list[int], rate: float, images: int, seed: int) -> dict[str, object]:
     """Accuracy of each way for each number of bits; none for a training that diverged."""
-    pieces = compressing.calibration_images(images)
-    folded = fold_batch_norms(compressing.trained(seed), pieces[:2])
-    epochs = compressing.AGAIN_EPOCHS
-    again = compressing.train(copy.deepcopy(folded), seed, epochs=epochs, rate=rate)
-    found: dict[str, object] = {"again": compressing.score(again)}
+    pieces = bench_trained.calibration_images(images)
+    folded = fold_batch_norms(bench_trained.trained(seed), pieces[:2])
+    epochs = bench_trained.AGAIN_EPOCHS
+    again = bench_trained.train(copy.deepcopy(folded), seed, epochs=epochs, rate=rate)
+    found: dict[str, object] = {"again": bench_trained.score(again)}
     for b in bits:
         small = quantize_int8(folded, pieces, bits=b)
         cut = quantize_int8(folded, pieces, bits=b, percentile=99.9)
         model = prepare_qat(folded, pieces, bits=b)
         try:
-            compressing.train(model, seed, epochs=epochs, rate=rate)
+            bench_trained.train(model, seed, epochs=epochs, rate=rate)
             converted = convert_qat(model)
-            aware: float | None = compressing.score(converted)
-            assert compressing.file_bytes(
+            aware: float | None = bench_trained.score(converted)
+            assert bench_trained.file_bytes(
                 converted.state_dict()
-            ) == compressing.file_bytes(small.state_dict())
+            ) == bench_trained.file_bytes(small.state_dict())
         except FloatingPointError:  # the loss is not finite
             aware = None
         found[str(b)] = {
-            "after": compressing.score(small),
-            "after_cut": compressing.score(cut),
-            "again": compressing.score(quantize_int8(again, pieces, bits=b)),
+            "after": bench_trained.score(small),
+            "after_cut": bench_trained.score(cut),
+            "again": bench_trained.score(quantize_int8(again, pieces, bits=b)),
             "aware": aware,
-            "bytes": compressing.file_bytes(small.state_dict()),
+            "bytes": bench_trained.file_bytes(small.state_dict()),
         }
     return found
 
@@ -329,7 +329,7 @@ def on_garments(
     cache = ROOT / ".cache/record/quantization_aware_training.jsonl"
     tasks = {arm: {**options, "images": images} for arm, options in arms.items()}
     runs = repeat(one_run, tasks, seeds, cache)
-    first = [compressing.score(compressing.trained(seed)) for seed in seeds]
+    first = [bench_trained.score(bench_trained.trained(seed)) for seed in seeds]
     rows: dict[str, object] = {}
     for arm, options in arms.items():
         for bits in options["bits"]:  # type: ignore[attr-defined]
@@ -360,10 +360,10 @@ def on_garments(
 def test_record_training_with_rounding_against_rounding_after(evidence) -> None:
     arguments = {
         "arms": {
-            "fast": {"bits": [8, 4, 3, 2], "rate": compressing.AGAIN_RATE},
-            "slow": {"bits": [3, 2], "rate": compressing.AGAIN_RATE / 4},
+            "fast": {"bits": [8, 4, 3, 2], "rate": bench_trained.AGAIN_RATE},
+            "slow": {"bits": [3, 2], "rate": bench_trained.AGAIN_RATE / 4},
         },
         "images": 500,
-        "seeds": list(compressing.SEEDS),
+        "seeds": list(bench_trained.SEEDS),
     }
     evidence.measured("garments", arguments=arguments, run=on_garments)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from cnn_lab import compressing
+from cnn_lab import bench_trained
 from cnn_lab.bench import network as bench_network
 from cnn_lab.record import interval, paired, repeat
 from cnn_site.equivalence import calibrate, difference, draw_parameters
@@ -550,8 +550,8 @@ def percent(share: float) -> str:
 
 def small_network(share: float, choice: str, seed: int) -> nn.Module:
     """The trained network of a seed without a share of its filters."""
-    model = compressing.trained(seed)
-    image = compressing.calibration_images(1)
+    model = bench_trained.trained(seed)
+    image = bench_trained.calibration_images(1)
     tied = [name for group in tied_filters(model, image) for name in group[:-1]]
     masks = weakest_filters(model, share, image, keep=tied if choice == "inner" else ())
     if choice == "random":
@@ -572,7 +572,7 @@ def pruned(share: float, choice: str, seed: int) -> dict[str, float]:
     """
     model = small_network(share, choice, seed)
     cost = model_cost(model, torch.zeros(1, 1, 28, 28))
-    before = compressing.score(model)
+    before = bench_trained.score(model)
     if choice == "scratch":
         torch.manual_seed(seed + 1000)
         for layer in model.modules():
@@ -580,20 +580,20 @@ def pruned(share: float, choice: str, seed: int) -> dict[str, float]:
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")
             elif hasattr(layer, "reset_parameters"):
                 layer.reset_parameters()
-        compressing.train(model, seed)
+        bench_trained.train(model, seed)
     else:
-        compressing.train(
+        bench_trained.train(
             model,
             seed,
-            epochs=compressing.AGAIN_EPOCHS,
-            rate=compressing.AGAIN_RATE,
+            epochs=bench_trained.AGAIN_EPOCHS,
+            rate=bench_trained.AGAIN_RATE,
         )
     return {
         "before": before,
-        "after": compressing.score(model),
+        "after": bench_trained.score(model),
         "params": cost.params,
         "macs": cost.macs,
-        "bytes": compressing.file_bytes(model.state_dict()),
+        "bytes": bench_trained.file_bytes(model.state_dict()),
     }
 
 
@@ -614,7 +614,7 @@ def garments(shares: dict[str, list[float]], seeds: list[int]) -> dict[str, obje
     }
     cache = Path(__file__).parents[2] / ".cache/record/structured_pruning.jsonl"
     runs = repeat(pruned, arms, seeds, cache)
-    whole = [compressing.score(compressing.trained(seed)) for seed in seeds]
+    whole = [bench_trained.score(bench_trained.trained(seed)) for seed in seeds]
 
     def values(key: str, quantity: str) -> list[float]:
         return [run[quantity] for run in runs[key]]
@@ -667,7 +667,7 @@ def test_record_the_accuracy_of_pruned_networks(evidence) -> None:
                 "inner": [0.5, 0.75],
                 "scratch": [0.5],
             },
-            "seeds": list(compressing.SEEDS),
+            "seeds": list(bench_trained.SEEDS),
         },
         run=garments,
     )

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from cnn_lab import compressing
-from cnn_lab.fit import AcceleratorLike, one_step
+from cnn_lab import bench_trained
 from cnn_lab.record import interval, paired, repeat
 from cnn_site import ROOT
 from cnn_site.laws import every
@@ -110,6 +109,13 @@ def test_what_goes_is_smaller_than_what_stays() -> None:
         assert sparsity_of(masks) == pytest.approx(0.4, abs=0.01)
 
 
+def test_no_zero_has_a_sign() -> None:
+    model = network()
+    pruned(model, 0.9, "global")
+    for weight in prunable(model).values():
+        assert not torch.signbit(weight[weight == 0]).any()
+
+
 def test_by_layer_every_layer_loses_its_share() -> None:
     model = network()
     pruned(model, 0.5, "layer")
@@ -165,35 +171,21 @@ def test_other_wrong_input_is_refused() -> None:
 # ---------------------------------------------------------------- numbers
 
 
-def keeping(model: nn.Module, masks: dict[str, Tensor]) -> Callable[..., None]:
-    """A training step after which what was pruned is zero again."""
-
-    def update(
-        loss: Callable[[], Tensor],
-        optimizer: torch.optim.Optimizer,
-        accelerator: AcceleratorLike,
-    ) -> None:
-        one_step(loss, optimizer, accelerator)
-        apply_masks(model, masks)
-
-    return update
-
-
 def one_run(sparsity: float, scope: str, again: bool, seed: int) -> dict[str, object]:
-    model = compressing.trained(seed)
+    model = bench_trained.trained(seed)
     masks = magnitude_masks(model, sparsity, scope)  # type: ignore[arg-type]
     apply_masks(model, masks)
     if again:
-        compressing.train(
+        bench_trained.train(
             model,
             seed,
-            epochs=compressing.AGAIN_EPOCHS,
-            rate=compressing.AGAIN_RATE,
-            update=keeping(model, masks),
+            epochs=bench_trained.AGAIN_EPOCHS,
+            rate=bench_trained.AGAIN_RATE,
+            update=bench_trained.keeping(model, masks),
         )
         zeros = sum(int((w == 0).sum()) for w in prunable(model).values())
         assert zeros >= sum(int((~m).sum()) for m in masks.values())
-    return {"accuracy": compressing.score(model)}
+    return {"accuracy": bench_trained.score(model)}
 
 
 def curves(sparsities: list[float], seeds: list[int]) -> dict[str, object]:
@@ -211,7 +203,7 @@ def curves(sparsities: list[float], seeds: list[int]) -> dict[str, object]:
     }
     cache = ROOT / ".cache/record/unstructured_pruning.jsonl"
     runs = repeat(one_run, arms, seeds, cache)
-    first = [compressing.score(compressing.trained(seed)) for seed in seeds]
+    first = [bench_trained.score(bench_trained.trained(seed)) for seed in seeds]
     rows = {
         "dense": {
             "name": "not pruned",
@@ -234,7 +226,7 @@ def curves(sparsities: list[float], seeds: list[int]) -> dict[str, object]:
 
 @pytest.mark.record
 def test_record_accuracy_against_sparsity(evidence) -> None:
-    arguments = {"sparsities": SPARSITIES, "seeds": list(compressing.SEEDS)}
+    arguments = {"sparsities": SPARSITIES, "seeds": list(bench_trained.SEEDS)}
     evidence.measured("garments", arguments=arguments, run=curves)
 
 
@@ -246,14 +238,15 @@ def files(sparsities: list[float]) -> dict[str, object]:
     """Bytes of the trained network of seed 0: as it is written, compressed, and as indices and values."""
     arms = {}
     for sparsity in [0.0, *sparsities]:
-        model = compressing.trained(0)
+        model = bench_trained.trained(0)
+        whole = torch.cat([w.detach().flatten() for w in prunable(model).values()])
         apply_masks(model, magnitude_masks(model, sparsity))
         flat = torch.cat([w.detach().flatten() for w in prunable(model).values()])
         arms[f"share_{round(100 * sparsity)}"] = {
             "name": f"{sparsity:.0%}",
             "dense": 4 * flat.numel(),
-            "zipped": zipped(flat + 0.0),  # -0 + 0 is 0
-            "zipped_signed": zipped(flat),
+            "zipped": zipped(flat),
+            "zipped_signed": zipped(torch.where(flat == 0, 0.0 * whole, flat)),
             "indices": (4 + 4) * int((flat != 0).sum()),
         }
     return {"arms": arms}

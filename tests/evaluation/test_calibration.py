@@ -360,10 +360,10 @@ BINS = (5, 15, 50, 500)
 
 def logits_of(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits and labels of the 6,000 training and the 10,000 test images, by the shared trained network."""
-    from cnn_lab import bench, compressing
+    from cnn_lab import bench, bench_trained
     from cnn_lab.fit import predict
 
-    model = compressing.trained(seed)
+    model = bench_trained.trained(seed)
     for split in ("train", "test"):
         images, labels = bench.garments(split)  # type: ignore[arg-type]
         yield predict(model, images), labels

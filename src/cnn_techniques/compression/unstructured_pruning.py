@@ -83,7 +83,7 @@ def apply_masks(network: nn.Module, masks: dict[str, Tensor]) -> None:
             given = f"{name} {tuple(mask.shape)}"
             raise ValueError(f"a mask is of {given}, the network has {shape}")
         # --8<-- [start:apply]
-        weights[name].mul_(mask)
+        weights[name].masked_fill_(~mask, 0)  # a product would leave -0
         # --8<-- [end:apply]
 
 

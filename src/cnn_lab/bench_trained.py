@@ -1,4 +1,4 @@
-"""One trained network for all that makes networks smaller: its weights, accuracy, bytes.
+"""The bench's network, trained: what all pages that make networks smaller begin with.
 
 The network is the bench's baseline: 77,754 parameters, 6,000 images of Fashion-MNIST, ten
 epochs. Every method of the category gets the same ones, a network for each seed, and is
@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cnn_techniques.compression import apply_masks
+
 from . import bench
 from .checkpoint import written_whole
 from .fingerprint import fingerprint_of
-from .fit import Update, accuracy, fit, one_step, steps
+from .fit import AcceleratorLike, Update, accuracy, fit, one_step, steps
 
 SEEDS = tuple(range(5))
 EPOCHS = 10  # of the first training
@@ -39,7 +41,7 @@ def train(
     Args:
         seed: of the order of the images.
         rate: the first; it goes to nothing along a half cosine.
-        update: makes a step; what keeps pruned weights at zero is done here.
+        update: makes a step; `keeping` keeps pruned weights at zero.
 
     Returns: the same network, in evaluation mode.
     """
@@ -60,6 +62,20 @@ def train(
         seed=seed,
     )
     return model.eval()
+
+
+def keeping(model: nn.Module, masks: dict[str, Tensor]) -> Update:
+    """A step of `train` after which what was pruned is zero again."""
+
+    def update(
+        loss: Callable[[], Tensor],
+        optimizer: torch.optim.Optimizer,
+        accelerator: AcceleratorLike,
+    ) -> None:
+        one_step(loss, optimizer, accelerator)
+        apply_masks(model, masks)
+
+    return update
 
 
 def untrained(seed: int) -> nn.Module:
