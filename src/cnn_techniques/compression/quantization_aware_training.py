@@ -50,7 +50,8 @@ def fake_quantize(
 
     Args:
         scale: of one step; no gradient reaches it, nor `zero`.
-        low, high: the smallest and the largest integer.
+        low: the smallest integer.
+        high: the largest.
 
     Shape: any, with a scale that broadcasts -> the same.
     """
