@@ -16,15 +16,15 @@ const addressState = (() => {
   const one = (sel, root = document) => root.querySelector(sel);
   const all = (sel, root = document) => [...root.querySelectorAll(sel)];
   const field = (cat, name) => one(`[name=${name}]`, cat);
-  const names = ["category", "q", "sort", "written"];
+  const names = ["category", "q", "sort"];
 
   function apply(cat, remember = true) {
     const words = field(cat, "q").value.toLowerCase().split(/\s+/).filter(Boolean);
     const kind = one("[name=cat]:checked", cat).value;
-    const sort = field(cat, "sort").value, written = field(cat, "written").checked;
+    const sort = field(cat, "sort").value;
     const rows = all("tbody tr", cat);
     rows.forEach((row, i) => { row.n ??= i; row.t ??= `${row.textContent} ${row.dataset.a || ""}`.toLowerCase(); });
-    rows.forEach(row => { row.hidden = !!kind && row.dataset.c !== kind || written && !row.cells[0].firstElementChild || words.some(w => !row.t.includes(w)); });
+    rows.forEach(row => { row.hidden = !!kind && row.dataset.c !== kind || words.some(w => !row.t.includes(w)); });
     const shown = rows.filter(row => !row.hidden).length;
 
     const [col, dir] = sort ? sort.split(":").map(Number) : [-1, 1];
@@ -42,7 +42,7 @@ const addressState = (() => {
     one(".cat-count", cat).textContent = (shown < rows.length ? `${shown} of ` : "") + `${rows.length} techniques`;
     one(".cat-none", cat).hidden = shown > 0;
     if (remember) {
-      const state = new URLSearchParams(Object.entries({ category: kind, q: words.join(" "), sort, written: written ? "only" : "" }).filter(p => p[1]));
+      const state = new URLSearchParams(Object.entries({ category: kind, q: words.join(" "), sort }).filter(p => p[1]));
       history.replaceState(history.state, "", location.pathname + location.search + (state.size ? "#" + state : ""));
       addressState(names);
     }
@@ -54,7 +54,6 @@ const addressState = (() => {
     const state = addressState(names);
     field(cat, "q").value = state.get("q") || "";
     field(cat, "sort").value = state.get("sort") || "";
-    field(cat, "written").checked = state.has("written");
     (all("[name=cat]", cat).find(r => r.value === state.get("category")) || field(cat, "cat")).checked = true;
     apply(cat, false);
   }
@@ -70,7 +69,7 @@ const addressState = (() => {
 
   function press(button, cat) {
     if (button.matches(".ask")) one("[data-md-component=search-query]").focus();
-    if ("reset" in button.dataset) { field(cat, "q").value = ""; field(cat, "cat").checked = true; field(cat, "written").checked = false; apply(cat); }
+    if ("reset" in button.dataset) { field(cat, "q").value = ""; field(cat, "cat").checked = true; apply(cat); }
     if ("sort" in button.dataset) {                      // one way, the other way, teaching order
       const select = field(cat, "sort"), col = button.dataset.sort, up = col + ":1", down = col + ":-1";
       const [first, second] = "25".includes(col) ? [down, up] : [up, down];

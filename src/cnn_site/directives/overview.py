@@ -20,12 +20,7 @@ from .stamps import copy_block, stamp
 def catalogue(page: Page, arguments: list[str], settings: Any) -> str:
     rows = [{"t": t, "stamp": stamp(t), **_cost(t)} for t in pages.techniques()]
     counts = {c: len(pages.in_category(c)) for c in CATEGORIES}
-    return fill(
-        "catalogue",
-        rows=rows,
-        counts=counts,
-        written=_written(),
-    )
+    return fill("catalogue", rows=rows, counts=counts)
 
 
 def options(page: Page, arguments: list[str], settings: Any) -> str:
@@ -38,11 +33,6 @@ def options(page: Page, arguments: list[str], settings: Any) -> str:
             (t, value if chosen else "")
         )
     return fill("options", rows=rows)
-
-
-def _written() -> dict[str, int]:
-    """How many techniques of each category have a page."""
-    return {c: sum(bool(t.facts) for t in pages.in_category(c)) for c in CATEGORIES}
 
 
 def _cost(t: Technique) -> dict[str, Any]:
@@ -60,13 +50,10 @@ def _cost(t: Technique) -> dict[str, Any]:
 
 
 def cards(page: Page, arguments: list[str], settings: Any) -> str:
-    rows, written = [(c, pages.in_category(c)) for c in CATEGORIES], _written()
+    rows = [(c, pages.in_category(c)) for c in CATEGORIES]
     return fill(
         "cards",
-        rows=[
-            (c, written[c], len(ts), ([t for t in ts if t.facts] or ts)[:3])
-            for c, ts in rows
-        ],
+        rows=[(c, len(ts), ([t for t in ts if t.facts] or ts)[:3]) for c, ts in rows],
     )
 
 
