@@ -17,7 +17,6 @@ from typer import Argument, Option
 from . import compare as comparison
 from . import curves, networks, objects, show
 from .checkpoint import NotACheckpoint
-from .compress import Method
 from .compress import compress as make_smaller
 from .export import Format
 from .export import export as write_out
@@ -27,6 +26,7 @@ from .predict import report as report_predicted
 from .recipe import WHAT, Recipe, Settings, Strategy
 from .report import report
 from .saved import BEST, CONFIG, LAST
+from .smaller import Method
 from .sources import NAMES as DATA
 from .stop import Refused, Stopped, one_line, out_of_memory
 from .tasks import CLASSIFY, Task
@@ -653,7 +653,11 @@ def compressed(
         Option(help="The file; else METHOD.safetensors beside the checkpoint."),
     ] = None,
     sparsity: Annotated[
-        float, Option(help="The share of weights that prune sets to zero.")
+        float,
+        Option(
+            help="The share of weights that prune sets to zero, or of filters that "
+            "structured removes."
+        ),
     ] = 0.5,
     data: Tests = "",
     root: Root = Path("data"),

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from cnn_lab import checkpoint, coco, objects
+from cnn_lab.compress import compress
 from cnn_lab.evaluate import load_network
 from cnn_lab.export import export
 from cnn_lab.fit import BadData, SingleProcess
@@ -27,6 +28,7 @@ from cnn_lab.report import report as report_measures
 from cnn_lab.saved import LAST
 from cnn_lab.scene_trial import trial_scenes
 from cnn_lab.show import Lines, Silent
+from cnn_lab.smaller import Method
 from cnn_lab.stop import Refused, Stopped
 from cnn_lab.train import rehearse, train
 
@@ -659,6 +661,13 @@ def test_what_exports_computes_the_same(yard: Path, tmp_path: Path) -> None:
         assert result["difference"] < 1e-4
     with pytest.raises(Refused, match="a FasterRCNN cannot be exported"):
         objects.Raw(objects.build("small_faster_rcnn(width=4)", 3)).outputs  # noqa: B018
+
+
+def test_compress_is_for_classifiers_and_says_so(yard: Path, tmp_path: Path) -> None:
+    for task in (DETECT, SEGMENT):
+        with pytest.raises(Refused, match=f"classifiers, .* is of {task.command}"):
+            compress(yard / task.command / LAST, Method.fold, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_is_told_what_there_is_to_learn_from(
