@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import box_iou
 
 from cnn_lab import checkpoint, coco, objects
 from cnn_lab.compress import compress
@@ -175,8 +176,8 @@ def test_an_image_without_objects_is_learnt_from(content: Json, tmp_path: Path) 
     assert empty.regions == []
     source = coco.CocoImages([empty] * 4, 96, (0.0,) * 3, (1.0,) * 3, masks=False)
     x, y = source.take(torch.arange(4), torch.empty(4, 0))
-    for name in ("small_retinanet", "small_fcos", "small_faster_rcnn"):
-        model = objects.build(f"{name}(width=4)", 10)
+    for make in objects.SMALL["detect"]:
+        model = objects.build(f"{make.__name__}(width=8)", 10)
         assert objects.kind_of(model).loss(model, x, y).isfinite()
 
 
@@ -500,6 +501,15 @@ def test_several_processes_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_last_batch_of_one_image_is_told_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    asked = Recipe("small_pspnet(width=4)", data="scenes:33", batch_size=16)
+    with pytest.raises(ValueError, match="one is left for the last batch: take anoth"):
+        train(asked, tmp_path / "run", HERE, task=SEGMENT)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_perfect_answer_is_measured_as_one() -> None:
     scenes = trial_scenes(3, 0)
     boxes, labels = objects._Boxes(), objects._Labels()
@@ -644,7 +654,7 @@ def test_boxes_are_told_in_pixels_of_the_image(
         "scores": torch.tensor([0.9, 0.1]),
         "labels": torch.tensor([3, 4]),
     }
-    kind = objects.Kind(lambda *_: torch.zeros(1), lambda out: [found])
+    kind = objects.Kind(lambda *_: torch.zeros(1), lambda *_: [found])
     monkeypatch.setitem(objects.DETECTORS, type(model), kind)
     state["size"] = 48  # the image, of 96 x 72 pixels, is given as 48 x 36
     model.forward = lambda x: x  # type: ignore[method-assign]
@@ -655,10 +665,64 @@ def test_boxes_are_told_in_pixels_of_the_image(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [m.__name__ for m in objects.SMALL["detect"]])
+def test_every_detector_learns_from_boxes_in_pixels_and_finds_such(name: str) -> None:
+    torch.manual_seed(0)
+    model = objects.build(f"{name}(width=8)", 3)
+    kind = objects.kind_of(model)
+    x = torch.zeros(2, 3, 96, 96)
+    x[:, :, 30:60, 20:70] = 1  # one object in each, at the same place
+    box = torch.tensor([[20.0, 30, 70, 60]])
+    y = [{"boxes": box, "labels": torch.tensor([1])}] * 2
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(60):
+        loss = kind.loss(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.optim.swa_utils.update_bn([x] * 3, model)
+    with torch.no_grad():
+        found = kind.answer(model.eval()(x), x)
+    assert len(found) == 2
+    best = found[0]["scores"].argmax()
+    assert found[0]["labels"][best] == 1
+    assert float(box_iou(found[0]["boxes"][best][None], box)) > 0.5
+
+
+@pytest.mark.parametrize("name", [m.__name__ for m in objects.SMALL["segment"]])
+def test_every_segmenter_learns_pixels_and_labels_all_of_them(name: str) -> None:
+    torch.manual_seed(0)
+    model = objects.build(f"{name}(width=8)", 3)
+    kind = objects.kind_of(model)
+    x = torch.zeros(2, 3, 64, 96)
+    x[:, :, 16:48, 32:64] = 1
+    y = x[:, 0].long()
+    y[:, :8] = objects.IGNORED
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(60):
+        loss = kind.loss(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.optim.swa_utils.update_bn([x] * 3, model)
+    with torch.no_grad():
+        scores = kind.answer(model.eval()(x), x)
+    assert scores.shape == (2, 3, 64, 96)
+    seen = y != objects.IGNORED
+    assert float((scores.argmax(1) == y)[seen].double().mean()) > 0.9
+    nothing = torch.full_like(y, objects.IGNORED)
+    assert kind.loss(model, x, nothing).item() == 0
+
+
 def test_what_exports_computes_the_same(yard: Path, tmp_path: Path) -> None:
     for task in (DETECT, SEGMENT):
         result = export(yard / task.command / LAST, tmp_path / f"{task.command}.onnx")
         assert result["difference"] < 1e-4
+    for name in ("small_yolov8", "small_detr", "small_efficientdet", "small_segformer"):
+        raw = objects.Raw(objects.build(f"{name}(width=8)", 3)).eval()
+        x = torch.rand(2, 3, 64, 64)
+        told = zip(raw.outputs, raw(x), strict=True)
+        assert all(part.shape[0] == 2 for _, part in told)
     with pytest.raises(Refused, match="a FasterRCNN cannot be exported"):
         objects.Raw(objects.build("small_faster_rcnn(width=4)", 3)).outputs  # noqa: B018
 
