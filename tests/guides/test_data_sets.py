@@ -273,6 +273,14 @@ def test_a_mask_of_voc_has_a_border_of_255(files: Path) -> None:
     assert as_colours.shape == (48, 64, 3)  # what a convert() makes of classes
 
 
+def test_voc_unpacks_again_whenever_it_may_fetch(files: Path) -> None:
+    with mock.patch("torchvision.datasets.voc.download_and_extract_archive") as unpack:
+        for _ in range(2):
+            datasets.VOCDetection(files, image_set="train", download=True)
+        datasets.VOCDetection(files, image_set="train")
+    assert unpack.call_count == 2
+
+
 def test_cityscapes_gives_instances_unless_asked_and_ids_that_are_no_labels(
     files: Path,
 ) -> None:
@@ -281,6 +289,7 @@ def test_cityscapes_gives_instances_unless_asked_and_ids_that_are_no_labels(
     assert np.asarray(part[0][1]).max() == 26_000
     ids = datasets.Cityscapes(files / "cityscapes", target_type="semantic")[0][1]
     assert np.unique(np.asarray(ids)).tolist() == [3, 7, 26]
+    assert {c.id for c in part.classes} == {*range(34), -1}
     counted = {c.train_id for c in part.classes} - {-1, 255}
     assert counted == set(range(19))
     assert {c.id: c.train_id for c in part.classes}[26] == 13
@@ -336,7 +345,8 @@ def test_record_what_names_and_ids_hide(evidence) -> None:
                 "name": "ImageNet",
                 "classes": len(wnids),
                 "names_of_two": sum(count > 1 for count in used.values()),
-                "crane": [i for i, w in enumerate(wnids) if names[w] == "crane"],
+                "crane_bird": wnids.index("n02012849"),
+                "crane_machine": wnids.index("n03126707"),
             },
             "coco": {
                 "name": "COCO",
