@@ -1,0 +1,119 @@
+"""The page on what was asked for: every row has lines, and a place or a reason; places exist.
+
+The specification is not in the repository, so that its lines can be counted here and not read.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from markdown.extensions.toc import slugify
+
+from cnn_site import ROOT, pages
+from cnn_techniques.modern import mobilenet_v3_large, resnet50
+
+DOCS = ROOT / "docs"
+PAGE = DOCS / "from-the-specification.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#([^)\s]+))?\)")
+GUIDE = re.compile(r"<!-- link: (\S+) -->")
+SPAN = re.compile(r"(\d+)(?:–(\d+))?")
+LINES = range(5, 678)  # of the specification
+NOTHING = 4  # at most so many lines one after the other ask for nothing: rules, blanks
+
+
+class Row(NamedTuple):
+    asked: str
+    here: str
+    why: str
+
+    @property
+    def lines(self) -> list[range]:
+        told = re.search(r" \(([\d–, ]+)\)$", self.asked)
+        assert told, f"no lines in: {self.asked}"
+        spans = [SPAN.fullmatch(span) for span in told[1].split(", ")]
+        assert all(spans), self.asked
+        return [range(int(s[1]), int(s[2] or s[1]) + 1) for s in spans if s]
+
+
+def rows() -> Iterator[Row]:
+    for line in TEXT.split("\n"):
+        if line.startswith("| ") and not line.startswith("| Asked for"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert len(cells) == 3, line
+            yield Row(*cells)
+
+
+ROWS = list(rows())
+each_row = pytest.mark.parametrize("row", ROWS, ids=lambda r: r.asked)
+
+
+def anchors(page: Path) -> set[str]:
+    """The ids of a page's headings, and those that are written into it."""
+    text = page.read_text(encoding="utf-8")
+    found = set(re.findall(r"\bid=\"([^\"]+)\"|\{[^}\n]*#([\w-]+)", text))
+    ids = {one or other for one, other in found}
+    text = re.sub(r"^ *(`{3,}).*?^ *\1", "", text, flags=re.M | re.S)
+    for heading in re.findall(r"^#+ (.+)$", text, re.M):
+        ids.add(slugify(re.sub(r"[`*]|\{[^}]*\}", "", heading).strip(), "-"))
+    return ids
+
+
+@each_row
+def test_a_row_has_lines_and_a_place_or_a_reason(row: Row) -> None:
+    for span in row.lines:
+        assert span and span[0] in LINES and span[-1] in LINES, row.asked
+    is_place = LINK.search(row.here) or GUIDE.search(row.here) or "`" in row.here
+    named = "*" in row.here  # a part that every page has
+    assert row.here and (is_place or named or row.why), "neither place nor reason"
+
+
+def test_no_run_of_lines_is_left_out() -> None:
+    covered = sorted({line for row in ROWS for span in row.lines for line in span})
+    gaps = [
+        (a, b)
+        for a, b in itertools.pairwise([LINES[0] - 1, *covered, LINES[-1] + 1])
+        if b - a > NOTHING + 1
+    ]
+    assert not gaps, f"no row has the lines between {gaps}"
+
+
+@pytest.mark.parametrize("place", sorted(set(LINK.findall(TEXT))), ids="#".join)
+def test_a_place_exists(place: tuple[str, str]) -> None:
+    name, anchor = place
+    page = DOCS / name
+    assert page.is_file(), f"{PAGE.name} leads to {name}, which is not there"
+    assert not anchor or anchor in anchors(page), f"{name} has no #{anchor}"
+
+
+@each_row
+def test_a_file_that_is_named_exists(row: Row) -> None:
+    bare = LINK.sub("", row.here)
+    for name in re.findall(r"`([^`\s]+)`", bare):
+        assert (ROOT / name).exists(), f"{name} is not in the repository"
+
+
+def test_every_technique_that_was_asked_for_is_linked() -> None:
+    linked = {name for row in ROWS for name, _ in LINK.findall(row.here)}
+    asked = {f"{t.slug}.md" for t in pages.techniques() if t.asked_for}
+    assert asked, "the catalogue says which were asked for"
+    assert not asked - linked, sorted(asked - linked)
+
+
+@pytest.mark.parametrize("name", sorted(set(GUIDE.findall(TEXT))))
+def test_a_guide_that_is_there_is_linked(name: str) -> None:
+    assert not (DOCS / name).exists(), f"{name} is there: link it at its marks"
+
+
+def test_the_parameters_with_ten_classes_are_those_that_are_told() -> None:
+    with torch.device("meta"):
+        for title, network in (
+            ("ResNet-50", resnet50(10)),
+            ("MobileNetV3-Large", mobilenet_v3_large(10)),
+        ):
+            millions = sum(p.numel() for p in network.parameters()) / 1e6
+            assert f"{title} {millions:.1f} M" in TEXT
