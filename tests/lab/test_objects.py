@@ -665,16 +665,12 @@ def test_boxes_are_told_in_pixels_of_the_image(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [m.__name__ for m in objects.SMALL["detect"]])
-def test_every_detector_learns_from_boxes_in_pixels_and_finds_such(name: str) -> None:
-    torch.manual_seed(0)
-    model = objects.build(f"{name}(width=8)", 3)
-    kind = objects.kind_of(model)
-    x = torch.zeros(2, 3, 96, 96)
-    x[:, :, 30:60, 20:70] = 1  # one object in each, at the same place
-    box = torch.tensor([[20.0, 30, 70, 60]])
-    y = [{"boxes": box, "labels": torch.tensor([1])}] * 2
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+def learnt(model: torch.nn.Module, x: torch.Tensor, y: Any) -> Any:
+    """What a network says of a batch that it has seen sixty times."""
+    kind, optimizer = (
+        objects.kind_of(model),
+        torch.optim.AdamW(model.parameters(), 3e-3),
+    )
     for _ in range(60):
         loss = kind.loss(model, x, y)
         optimizer.zero_grad()
@@ -682,7 +678,18 @@ def test_every_detector_learns_from_boxes_in_pixels_and_finds_such(name: str) ->
         optimizer.step()
     torch.optim.swa_utils.update_bn([x] * 3, model)
     with torch.no_grad():
-        found = kind.answer(model.eval()(x), x)
+        return kind.answer(model.eval()(x), x)
+
+
+@pytest.mark.parametrize("name", [m.__name__ for m in objects.SMALL["detect"]])
+def test_every_detector_learns_from_boxes_in_pixels_and_finds_such(name: str) -> None:
+    torch.manual_seed(0)
+    model = objects.build(f"{name}(width=8)", 3)
+    x = torch.zeros(2, 3, 96, 96)
+    x[:, :, 30:60, 20:70] = 1  # one object in each, at the same place
+    box = torch.tensor([[20.0, 30, 70, 60]])
+    y = [{"boxes": box, "labels": torch.tensor([1])}] * 2
+    found = learnt(model, x, y)
     assert len(found) == 2
     best = found[0]["scores"].argmax()
     assert found[0]["labels"][best] == 1
@@ -693,25 +700,16 @@ def test_every_detector_learns_from_boxes_in_pixels_and_finds_such(name: str) ->
 def test_every_segmenter_learns_pixels_and_labels_all_of_them(name: str) -> None:
     torch.manual_seed(0)
     model = objects.build(f"{name}(width=8)", 3)
-    kind = objects.kind_of(model)
     x = torch.zeros(2, 3, 64, 96)
     x[:, :, 16:48, 32:64] = 1
     y = x[:, 0].long()
     y[:, :8] = objects.IGNORED
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(60):
-        loss = kind.loss(model, x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    torch.optim.swa_utils.update_bn([x] * 3, model)
-    with torch.no_grad():
-        scores = kind.answer(model.eval()(x), x)
+    scores = learnt(model, x, y)
     assert scores.shape == (2, 3, 64, 96)
     seen = y != objects.IGNORED
     assert float((scores.argmax(1) == y)[seen].double().mean()) > 0.9
     nothing = torch.full_like(y, objects.IGNORED)
-    assert kind.loss(model, x, nothing).item() == 0
+    assert objects.kind_of(model).loss(model, x, nothing).item() == 0
 
 
 def test_what_exports_computes_the_same(yard: Path, tmp_path: Path) -> None:
