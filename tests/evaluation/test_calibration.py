@@ -210,6 +210,23 @@ def test_scipy_finds_the_same_temperature(evidence: Any) -> None:
     )
 
 
+def test_the_search_takes_about_ten_passes_over_the_logits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    softmax, passes = torch.softmax, []
+
+    def counted(*given: Any, **options: Any) -> Tensor:
+        passes.append(1)
+        return softmax(*given, **options)
+
+    monkeypatch.setattr(torch, "softmax", counted)
+    for case in range(100):
+        z, y = networks(case)
+        passes.clear()
+        best_temperature(z, y)
+        assert 1 < len(passes) <= 12
+
+
 def test_the_errors_are_the_papers_sums_over_the_images_of_each_bin() -> None:
     for case in range(200):
         p, right, bins = drawn(case)
