@@ -310,6 +310,26 @@ def test_one_bin_tells_mean_confidence_from_accuracy_and_nothing_else() -> None:
     torch.testing.assert_close(ece, mce)
 
 
+def test_the_frequencies_of_the_classes_for_every_image_are_calibrated() -> None:
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    frequencies = labels.bincount().double() / 100
+    logits = frequencies.log().expand(100, 3)
+    ece, mce = errors(*top_confidence(logits, labels), 15)
+    assert ece < 1e-12 and mce < 1e-12
+    assert best_temperature(logits, labels) == pytest.approx(1, abs=1e-9)
+
+
+def test_logarithms_of_probabilities_are_logits_and_probabilities_are_not() -> None:
+    z, y = networks(0)
+    p = z.softmax(dim=1)
+    confidence, right = top_confidence(z, y)
+    of_logarithms = top_confidence(p.log(), y)
+    torch.testing.assert_close(of_logarithms[0], confidence)
+    assert of_logarithms[1].equal(right)
+    assert best_temperature(p.log(), y) == pytest.approx(best_temperature(z, y))
+    assert (top_confidence(p, y)[0] - confidence).abs().mean() > 0.2
+
+
 def test_on_an_edge_counts_the_bin_below_and_0_the_first() -> None:
     p = torch.tensor([0.0, 0.1, 0.3, 0.6, 0.7, 1.0], dtype=torch.float64)
     found = reliability(p, torch.ones(6, dtype=torch.bool), bins=10)
