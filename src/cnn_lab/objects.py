@@ -5,6 +5,7 @@ variant of it.
 """
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -46,6 +47,7 @@ from cnn_techniques.detection import (
     yolov8_detections,
     yolov8_loss,
 )
+from cnn_techniques.evaluation import coco_curves
 from cnn_techniques.modern import (
     BasicBlock,
     EfficientNet,
@@ -398,6 +400,7 @@ def open_objects(
     place = name.removeprefix(COCO)
     if all_of is not None:
         train = test = coco.annotations(Path(place), wanted.masks)
+        coco.some_objects(test, "test with")
     else:
         train, test = coco.parts(place, wanted.masks)
     notes = train.notes + (test.notes if test is not train else [])
@@ -565,31 +568,27 @@ class Objects:
 
 
 class _Boxes:
-    """Average precision as COCO's, by pycocotools: 100 boxes an image and class, crowds ignored."""
+    """Average precision as COCO's: 100 boxes an image and class, crowds ignored."""
 
     def __init__(self) -> None:
-        from torchmetrics.detection import MeanAveragePrecision
-
-        self.metric = MeanAveragePrecision(
-            iou_type="bbox", class_metrics=True, backend="pycocotools"
-        )
+        self.found: list[dict[str, Tensor]] = []
+        self.truth: list[dict[str, Tensor]] = []
 
     def add(
         self, found: list[dict[str, Tensor]], truth: list[dict[str, Tensor]]
     ) -> None:
-        here = [{k: v.cpu() for k, v in one.items()} for one in found]
-        crowds = [{"iscrowd": torch.zeros_like(t["labels"]), **t} for t in truth]
-        self.metric.update(here, crowds)
+        self.found += [{k: v.cpu() for k, v in one.items()} for one in found]
+        self.truth += truth
 
     def result(self) -> Json:
-        scores = self.metric.compute()
-        classes = scores["classes"].reshape(-1).tolist()
-        each = scores["map_per_class"].reshape(-1).tolist()
+        labels = torch.cat([one["labels"] for one in (*self.found, *self.truth)])
+        classes = int(labels.max()) + 1 if len(labels) else 1
+        curves = coco_curves(self.found, self.truth, classes)[0][..., 0, 2]  # (T, R, K)
+        parts = {"ap": curves, "ap50": curves[0], "ap75": curves[5]}
+        each = enumerate(curves.mean(dim=(0, 1)).tolist())
         return {
-            "ap": scores["map"].item(),
-            "ap50": scores["map_50"].item(),
-            "ap75": scores["map_75"].item(),
-            "each": {c: v for c, v in zip(classes, each, strict=True) if v >= 0},
+            **{name: part.nanmean().item() for name, part in parts.items()},
+            "each": {k: v for k, v in each if not math.isnan(v)},
         }
 
 

@@ -604,6 +604,39 @@ def test_going_on_with_other_annotations_is_refused(
         objects.evaluate(tmp_path / "run" / LAST)
 
 
+def test_evaluating_without_an_object_is_refused(
+    yard: Path, content: Json, tmp_path: Path
+) -> None:
+    path = written(tmp_path, content | {"annotations": []})
+    with pytest.raises(BadData, match="has no annotated object to test with in 10"):
+        objects.evaluate(yard / "detect" / LAST, f"coco:{path}", HERE)
+
+
+def test_average_precision_is_that_of_pycocotools() -> None:
+    from torchmetrics.detection import MeanAveragePrecision
+
+    torch.manual_seed(0)
+    measure = objects._Boxes()
+    theirs = MeanAveragePrecision(class_metrics=True, backend="pycocotools")
+    scenes = trial_scenes(20, 1)
+    for target in scenes.targets:
+        n = len(target["labels"])
+        found = {
+            "boxes": target["boxes"] + 4 * torch.rand(n, 4),
+            "labels": torch.where(torch.rand(n) < 0.8, target["labels"], 3),
+            "scores": torch.rand(n),
+        }
+        measure.add([found], [target])
+        theirs.update([found], [target])
+    ours, told = measure.result(), theirs.compute()
+    # torchmetrics rounds pycocotools' levels of recall to single precision.
+    for name, key in (("ap", "map"), ("ap50", "map_50"), ("ap75", "map_75")):
+        assert ours[name] == pytest.approx(told[key].item(), abs=2e-3)
+    pairs = zip(told["classes"].tolist(), told["map_per_class"].tolist(), strict=True)
+    wanted = {k: v for k, v in pairs if v >= 0}
+    assert ours["each"] == pytest.approx(wanted, abs=5e-3)
+
+
 def test_evaluating_tells_what_the_run_told(
     yard: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
