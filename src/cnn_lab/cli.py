@@ -371,7 +371,7 @@ def transfer(
 # Options of a recipe that are of classifiers alone.
 CLASSIFIERS = (
     *("augment", "mixup", "cutmix", "label_smoothing", "norm", "stochastic_depth"),
-    *("dropblock", "validate", "patience", "strategy", "weights", "last", "decay"),
+    *("dropblock", "validate", "patience", "strategy", "last", "decay"),
     *("sam", "mixed_precision", "compile", "deterministic"),
 )
 Objects = Annotated[
@@ -384,6 +384,16 @@ Side = Annotated[
         min=1,
         help=f"Height and width that images are fitted into; else {objects.SIZE}, and "
         "96 for scenes.",
+        rich_help_panel=WHAT,
+    ),
+]
+
+
+Weights = Annotated[
+    str,
+    Option(
+        help="Where to start: a checkpoint or a file of weights of that network, of other "
+        "classes too.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -404,7 +414,12 @@ def _add(command: str, text: str) -> None:
 
     @recipe_options(
         without=CLASSIFIERS,
-        types={"network": _network(command), "data": Objects, "size": Side},
+        types={
+            "network": _network(command),
+            "data": Objects,
+            "size": Side,
+            "weights": Weights,
+        },
         data=objects.SCENES,
         epochs=8,
         batch_size=8,

@@ -65,7 +65,7 @@ from cnn_techniques.segmentation import (
     pspnet_loss,
 )
 
-from . import checkpoint, coco, networks
+from . import checkpoint, coco, networks, weights
 from .checkpoint import written_whole
 from .coco import IGNORED, CocoImages
 from .fit import (
@@ -371,6 +371,50 @@ def kind_of(model: nn.Module) -> Kind:
     return {**DETECTORS, **SEGMENTERS}[type(model)]
 
 
+def start_from(model: nn.Module, path: Path, spec: str) -> str:
+    """Give a network the weights of a file, and say what was done.
+
+    What depends on the number of classes begins anew if the file is of another number.
+
+    Args:
+        path: of a checkpoint, or of tensors as `torch.save` and safetensors write them.
+        spec: of which the model was built.
+
+    Raises: NotACheckpoint; ValueError that names the first tensor that does not fit.
+    """
+    own = model.state_dict()
+    if weights.is_foreign(path):
+        given, notes = weights.read(path, own)
+    else:
+        from .evaluate import load_network  # which needs this module too
+
+        given, notes = load_network(path)[0].state_dict(), []
+    with torch.device("meta"):
+        two, three = (build(spec, k).state_dict() for k in (2, 3))
+    heads = {name for name in own if two[name].shape != three[name].shape}
+    strange = weights.few(name for name in given if name not in own)
+    anew = []
+    for name, tensor in own.items():
+        if name not in given and name.endswith("num_batches_tracked"):
+            continue  # files of old have no such counts
+        if name in given and given[name].shape == tensor.shape:
+            own[name] = given[name]
+        elif name in given and name in heads:
+            anew.append(name)
+        else:
+            got = tuple(given[name].shape) if name in given else "none"
+            raise ValueError(
+                f"{path} does not fit {spec}: {name} of shape {tuple(tensor.shape)} is "
+                f"needed, got {got}" + (f"; it has {strange} instead" * bool(strange))
+            )
+    if strange:
+        raise ValueError(f"{path} does not fit {spec}, which has no {strange}")
+    model.load_state_dict(own)
+    if anew:
+        notes.append(f"for other classes begin anew: {weights.few(anew)}")
+    return f"weights of {path}" + (f": {'; '.join(notes)}" if notes else "")
+
+
 # --- the data ------------------------------------------------------------------------
 
 
@@ -499,6 +543,8 @@ class Objects:
             wanted = Format(channels, self.masks, recipe.size)
             data_set = open_objects(recipe.data, wanted, show)
         model = build(recipe.network, len(data_set.classes))
+        if recipe.weights:
+            show.note(start_from(model, Path(recipe.weights), recipe.network))
         self._check(model, recipe, data_set)
         return model, data_set
 

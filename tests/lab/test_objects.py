@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torchvision.ops import box_iou
 
@@ -499,6 +500,43 @@ def test_several_processes_are_refused_before_anything_is_written(
     with pytest.raises(Refused, match="cnn-lab detect runs in one process"):
         rehearse(Recipe(NAMES[0], data="scenes:8"), tmp_path / "run", HERE, task=DETECT)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_weights_of_other_classes_and_says_what_begins_anew(
+    yard: Path, tmp_path: Path
+) -> None:
+    for task, network in zip((DETECT, SEGMENT), NAMES, strict=True):
+        source, plain = yard / task.command / LAST, tmp_path / "plain.pth"
+        before = load_network(source)[0].state_dict()
+        torch.save({f"module.{k}": v for k, v in before.items()}, plain)
+        for classes, path in ((10 + task.masks, source), (3, source), (3, plain)):
+            model = objects.build(network, classes)
+            drawn = {k: v.clone() for k, v in model.state_dict().items()}
+            note = objects.start_from(model, path, network)
+            after, fits = model.state_dict(), 0
+            for name, tensor in after.items():
+                same = tensor.shape == before[name].shape
+                fits += same
+                assert torch.equal(tensor, before[name] if same else drawn[name]), name
+            assert ("begin anew" in note) == (classes == 3) == (fits < len(after))
+            assert ("module. taken off" in note) == (path.suffix == ".pth")
+    with pytest.raises(ValueError, match=r"does not fit small_unet.*is needed, got"):
+        objects.start_from(objects.build("small_unet", 11), source, "small_unet")
+
+
+def test_published_weights_of_torchvision_are_a_start_for_other_classes(
+    tmp_path: Path,
+) -> None:
+    theirs = torchvision.models.detection.fcos_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=91
+    )
+    torch.save(theirs.state_dict(), tmp_path / "fcos.pth")
+    model = objects.build("fcos_resnet50_fpn", 4)
+    note = objects.start_from(model, tmp_path / "fcos.pth", "fcos_resnet50_fpn")
+    assert "cls_logits" in note
+    for name, tensor in model.state_dict().items():
+        if "cls_logits" not in name:
+            assert torch.equal(tensor, theirs.state_dict()[name]), name
 
 
 def test_a_last_batch_of_one_image_is_told_before_the_first_step(
