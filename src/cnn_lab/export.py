@@ -24,6 +24,7 @@ from .checkpoint import written_whole
 from .evaluate import calibration, evaluation_data, load_network, refuse_overwriting
 from .fit import BadData, Source
 from .recipe import Settings
+from .smaller import still_float
 from .stop import Refused
 
 Json = dict[str, Any]
@@ -65,6 +66,7 @@ def export(
     out = out or path.with_name("model.int8.onnx" if int8 else "model.onnx")
     refuse_overwriting(out, path)
     model, state = load_network(path, network, model)
+    still_float(path, state)
     model.float()
     outputs: tuple[str, ...] = ("scores",)
     task = objects.task_of(path)
