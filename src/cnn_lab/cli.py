@@ -252,7 +252,9 @@ def _run(
     dry_run: bool = False,
     task: Task = CLASSIFY,
 ) -> None:
-    if (command := objects.command_of(recipe.network)) != task.command:
+    command = objects.command_of(recipe.network)
+    known = recipe.network.partition("(")[0] in networks.networks()
+    if command != task.command and (command in objects.PLACES or known):
         raise Refused(f"{recipe.network} is for `cnn-lab {command}`")
     if out and resume and out != resume:
         raise Refused(f"--resume {resume} goes on in its own folder, not in {out}")

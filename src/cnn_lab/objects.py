@@ -80,6 +80,7 @@ from .fit import (
 from .photos import read
 from .prepare import workers_for
 from .recipe import Recipe, Settings
+from .saved import LAST
 from .scene_trial import trial_scenes
 from .show import ProgressCallback, Show, Silent
 from .sources import DataSet, PhotoNames
@@ -377,12 +378,13 @@ def start_from(model: nn.Module, path: Path, spec: str) -> str:
     What depends on the number of classes begins anew if the file is of another number.
 
     Args:
-        path: of a checkpoint, or of tensors as `torch.save` and safetensors write them.
+        path: of a checkpoint, a run's folder, or tensors as `torch.save` and safetensors write them.
         spec: of which the model was built.
 
     Raises: NotACheckpoint; ValueError that names the first tensor that does not fit.
     """
     own = model.state_dict()
+    path = path / LAST if path.is_dir() else path
     if weights.is_foreign(path):
         given, notes = weights.read(path, own)
     else:
@@ -850,7 +852,8 @@ def _predicted(model: nn.Module, state: Json, file: str) -> tuple[Tensor, Json]:
         found = kind_of(model).answer(model(batch), batch)
     if type(model) in DETECTORS:
         one = {k: v.cpu() for k, v in found[0].items()}
-        sure = one["scores"] > SURE
+        sure = (one["scores"] > SURE).nonzero().flatten()
+        sure = sure[one["scores"][sure].argsort()]  # the surest is drawn last, on top
         scale = torch.tensor([inner[1] / whole[1], inner[0] / whole[0]]).repeat(2)
         limits = torch.tensor([whole[1], whole[0]]).repeat(2)
         boxes = (one["boxes"][sure] / scale).clamp(min=0).minimum(limits)
@@ -866,7 +869,7 @@ def _predicted(model: nn.Module, state: Json, file: str) -> tuple[Tensor, Json]:
             if told
             else image
         )
-        return drawn, {"objects": told}
+        return drawn, {"objects": told[::-1]}
     scores = found[:, :, : inner[0], : inner[1]].float().cpu()
     large = F.interpolate(scores, tuple(whole), mode="bilinear")
     labels = large[0].argmax(dim=0)

@@ -735,7 +735,24 @@ def test_boxes_are_told_in_pixels_of_the_image(
     ]
 
 
-@pytest.mark.slow
+def test_the_surest_of_two_boxes_is_told_first_and_drawn_on_top(
+    yard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, state = load_network(yard / "detect" / LAST)
+    found = {
+        "boxes": torch.tensor([[40.0, 30, 80, 60]]).repeat(3, 1),
+        "scores": torch.tensor([0.6, 0.9, 0.7]),
+        "labels": torch.tensor([3, 4, 5]),
+    }
+    kind = objects.Kind(lambda *_: torch.zeros(1), lambda *_: [found])
+    monkeypatch.setitem(objects.DETECTORS, type(model), kind)
+    model.forward = lambda x: x  # type: ignore[method-assign]
+    drawn, told = objects._predicted(model, state, str(yard / "coco/images/0.png"))
+    assert [t["name"] for t in told["objects"]] == ["digit 4", "digit 5", "digit 3"]
+    assert objects.COLOURS[4] == "magenta"
+    assert drawn[:, 59, 60].tolist() == [255, 0, 255]  # on the lower side
+
+
 def learnt(model: torch.nn.Module, x: torch.Tensor, y: Any) -> Any:
     """What a network says of a batch that it has seen sixty times."""
     kind, optimizer = (
@@ -783,6 +800,7 @@ def test_every_segmenter_learns_pixels_and_labels_all_of_them(name: str) -> None
     assert objects.kind_of(model).loss(model, x, nothing).item() == 0
 
 
+@pytest.mark.slow
 def test_what_exports_computes_the_same(yard: Path, tmp_path: Path) -> None:
     for task in (DETECT, SEGMENT):
         result = export(yard / task.command / LAST, tmp_path / f"{task.command}.onnx")
