@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import hashlib
 import http.client
 import importlib.util
 import io
@@ -415,10 +416,20 @@ def client(port: int, seconds: float, count: int, body: bytes, headers: Json) ->
     }
 
 
+def service_sum() -> str:
+    return hashlib.sha256(SERVICE.read_bytes()).hexdigest()[:12]
+
+
 def load_held(
-    batches: list[int], clients: list[int], rounds: int, seconds: float
+    batches: list[int], clients: list[int], rounds: int, seconds: float, service: str
 ) -> Json:
-    """EfficientNet-Lite0 with ImageNet weights behind the service, asked with one photo of 451 x 300 pixels."""
+    """EfficientNet-Lite0 with ImageNet weights behind the service, asked with one photo of 451 x 300 pixels.
+
+    Args:
+        service: the sum over its program, which is copied and not imported: another one
+            makes another record.
+    """
+    assert service == service_sum()
     file = io.BytesIO()
     Image.fromarray(chelsea()).save(file, "JPEG", quality=90)
     body, headers = form(("chelsea.jpg", file.getvalue()))
@@ -457,7 +468,13 @@ def load_held(
 @pytest.mark.record
 def test_record_the_load_that_the_service_holds(evidence) -> None:
     arguments = {"batches": [1, 8], "clients": [1, 8, 32], "rounds": 3, "seconds": 6.0}
+    arguments["service"] = service_sum()
     evidence.measured("load", arguments=arguments, run=load_held)
+
+
+def test_the_recorded_load_is_that_of_this_service() -> None:
+    record = json.loads((ROOT / "docs/evidence/guides/deployment.json").read_text())
+    assert record["measured"]["load"]["arguments"]["service"] == service_sum()
 
 
 # ---------------------------------------------------------------- the path
