@@ -23,7 +23,6 @@ from starlette.routing import Route
 
 BATCH = int(os.environ.get("BATCH", "8"))  # images that share one run
 THREADS = int(os.environ.get("THREADS", "1"))  # of one run
-CUT = float(os.environ.get("CUT", "0.875"))  # of the shorter side, from the middle
 WAITING = 256  # images in line; who comes then is told to come back
 LARGEST = 10 * 2**20  # bytes of a request
 IMAGES = 16  # of a request
@@ -34,7 +33,7 @@ Image.MAX_IMAGE_PIXELS = None  # `decoded` asks before it decodes
 
 
 class Model:
-    """An ONNX file whose metadata say classes, size, channels, mean and deviation."""
+    """An ONNX file whose metadata say what its images and classes are."""
 
     def __init__(self, path: str) -> None:
         options = onnxruntime.SessionOptions()
@@ -42,11 +41,12 @@ class Model:
         providers = ["CPUExecutionProvider"]
         self.session = onnxruntime.InferenceSession(path, options, providers)
         known = self.session.get_modelmeta().custom_metadata_map
-        if missing := {"classes", "size", "channels", "mean", "std"} - known.keys():
+        needed = {"classes", "size", "channels", "cut", "mean", "std"}
+        if missing := needed - known.keys():
             lacks = ", ".join(sorted(missing))
             raise ValueError(f"the metadata of {path} lack {lacks}")
-        self.classes, self.size, self.channels = (
-            json.loads(known[name]) for name in ("classes", "size", "channels")
+        self.classes, self.size, self.channels, self.cut = (
+            json.loads(known[name]) for name in ("classes", "size", "channels", "cut")
         )
         self.mean, self.std = (
             np.array(json.loads(known[name]), np.float32).reshape(-1, 1, 1)
@@ -71,7 +71,7 @@ class Model:
             raise ValueError(f"no image of a known form ({expected})") from None
         except (OSError, SyntaxError) as error:  # a file cut off or damaged
             raise ValueError(f"a broken image: {error}") from None
-        bilinear, edge = Image.Resampling.BILINEAR, (1 - CUT) / 2
+        bilinear, edge = Image.Resampling.BILINEAR, (1 - self.cut) / 2
         image = ImageOps.fit(image, (width, height), bilinear, edge).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("RGB" if self.channels == 3 else "L")

@@ -69,6 +69,7 @@ def small_model(path: Path) -> None:
         "classes": ["red", "green", "blue"],
         "size": [8, 8],
         "channels": 3,
+        "cut": 0.875,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.1, 0.1, 0.1],
     }
@@ -265,7 +266,7 @@ def test_an_image_reaches_the_network_as_in_the_tests_of_cnn_lab(
     model.size, model.channels = [224, 224], 3
     model.mean = np.array(mean, np.float32).reshape(-1, 1, 1)
     model.std = np.array(std, np.float32).reshape(-1, 1, 1)
-    module.CUT = 1.0 if whole else 0.875
+    model.cut = 1.0 if whole else 0.875
     levels = np.abs(model.decoded(data) - expected) * model.std * 255
     assert levels.mean() < 0.7  # of 255
     assert levels.max() < 8
@@ -318,7 +319,7 @@ def test_a_file_that_does_not_say_its_classes_is_refused_with_what_it_lacks(
     del file.metadata_props[:]
     onnx.save(file, tmp_path / "model.onnx")
     with pytest.raises(
-        ValueError, match=r"model\.onnx lack channels, classes, mean, size, std"
+        ValueError, match=r"model\.onnx lack channels, classes, cut, mean, size, std"
     ):
         module.Model(str(tmp_path / "model.onnx"))
 
@@ -529,6 +530,7 @@ def exported(model: nn.Module, path: Path) -> Path:
         "std": [128 / 255] * 3,
         "size": [224, 224],
         "channels": 3,
+        "cut": 0.875,
     }
     export_onnx(model, photographs(3), path, metadata=metadata)
     return path
