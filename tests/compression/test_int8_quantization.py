@@ -197,6 +197,14 @@ def test_a_layer_that_runs_twice_has_the_range_of_both() -> None:
     assert (low, high) == (-5.0, 100.0)
 
 
+def test_a_layer_of_two_names_is_quantised_under_both() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer)).eval()
+    small = quantize_int8(model, IMAGES)
+    assert isinstance(small[0], QuantizedLayer)
+    assert small[2][0] is small[0]
+
+
 def test_a_network_that_is_one_layer() -> None:
     layer = nn.Linear(3, 2).eval()
     assert isinstance(quantize_int8(layer, torch.randn(4, 3)), QuantizedLayer)
@@ -228,6 +236,12 @@ def test_what_cannot_be_quantised_is_refused_by_name() -> None:
         quantize_int8(nn.ReLU().eval(), IMAGES)
     with pytest.raises(ValueError, match="the input of 0 is not finite"):
         quantize_int8(network(), IMAGES * torch.inf)
+    broken = network()
+    nn.init.constant_(broken[2].weight, torch.nan)
+    with pytest.raises(ValueError, match="the weight of 2 is not finite"):
+        quantize_int8(broken, IMAGES)
+    with pytest.raises(ValueError, match="2 to 8 bits, got 9"):
+        QuantizedLayer(nn.Linear(3, 2), -1.0, 1.0, bits=9)
 
 
 # ---------------------------------------------------------------- numbers

@@ -265,6 +265,15 @@ def test_ranges_follow_in_training_and_rest_in_evaluation() -> None:
     assert float(kept.high) == 1.0
 
 
+def test_a_layer_of_two_names_is_converted_under_both() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    model = prepare_qat(nn.Sequential(layer, nn.ReLU(), layer).eval(), IMAGES, bits=4)
+    converted = convert_qat(model)
+    assert converted[0] is converted[2]
+    assert isinstance(converted[0], QuantizedLayer)
+    assert torch.equal(converted(IMAGES), model(IMAGES))
+
+
 def test_a_network_that_is_one_layer() -> None:
     layer = prepare_qat(nn.Linear(3, 2).eval(), torch.randn(4, 3))
     assert isinstance(layer, QatLinear)
