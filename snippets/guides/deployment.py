@@ -17,7 +17,7 @@ import onnxruntime
 from PIL import Image, ImageOps, UnidentifiedImageError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -33,7 +33,7 @@ Image.MAX_IMAGE_PIXELS = None  # `decoded` asks before it decodes
 
 
 class Model:
-    """An ONNX file whose metadata say classes, size, channels, mean and deviation."""
+    """An ONNX file whose metadata say what its images and classes are."""
 
     def __init__(self, path: str) -> None:
         options = onnxruntime.SessionOptions()
@@ -41,8 +41,12 @@ class Model:
         providers = ["CPUExecutionProvider"]
         self.session = onnxruntime.InferenceSession(path, options, providers)
         known = self.session.get_modelmeta().custom_metadata_map
-        self.classes, self.size, self.channels = (
-            json.loads(known[name]) for name in ("classes", "size", "channels")
+        needed = {"classes", "size", "channels", "cut", "mean", "std"}
+        if missing := needed - known.keys():
+            lacks = ", ".join(sorted(missing))
+            raise ValueError(f"the metadata of {path} lack {lacks}")
+        self.classes, self.size, self.channels, self.cut = (
+            json.loads(known[name]) for name in ("classes", "size", "channels", "cut")
         )
         self.mean, self.std = (
             np.array(json.loads(known[name]), np.float32).reshape(-1, 1, 1)
@@ -56,15 +60,21 @@ class Model:
                 if image.width * image.height > PIXELS:
                     size = f"{image.width} x {image.height}"
                     raise ValueError(f"{size} pixels, at most {PIXELS:,} are read")
-                image = ImageOps.exif_transpose(image)  # phones turn by a note
-                image = image.convert("RGB" if self.channels == 3 else "L")
+                height, width = self.size
+                image.draft("RGB", (4 * width, 4 * height))  # a JPEG is decoded smaller
+                ImageOps.exif_transpose(image, in_place=True)  # phones turn by a note
+                if image.mode.startswith("I"):  # of 16 bits `convert` would clip most
+                    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         except UnidentifiedImageError:
             expected = ", ".join(FORMATS)
             raise ValueError(f"no image of a known form ({expected})") from None
         except (OSError, SyntaxError) as error:  # a file cut off or damaged
             raise ValueError(f"a broken image: {error}") from None
-        height, width = self.size
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        bilinear, edge = Image.Resampling.BILINEAR, (1 - self.cut) / 2
+        image = ImageOps.fit(image, (width, height), bilinear, edge).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB" if self.channels == 3 else "L")
         pixels = np.asarray(image, np.float32).reshape(height, width, -1) / 255
         return (pixels.transpose(2, 0, 1) - self.mean) / self.std
 
@@ -119,11 +129,14 @@ async def received(request: Request) -> None:
                     raise HTTPException(413, f"more than {LARGEST:,} bytes")
     except TimeoutError:
         raise HTTPException(408, f"not here after {SECONDS} seconds") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "gone before all was sent") from None  # to nobody
     request._body = bytes(body)  # what `form` reads
 
 
 async def classify(request: Request) -> JSONResponse:
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind = request.headers.get("content-type", "").lower()
+    if not kind.startswith("multipart/form-data"):
         raise HTTPException(415, "expected multipart/form-data with files")
     await received(request)
     async with request.form(max_files=IMAGES, max_fields=0) as form:

@@ -17,7 +17,6 @@ from typer import Argument, Option
 from . import compare as comparison
 from . import curves, networks, objects, show
 from .checkpoint import NotACheckpoint
-from .compress import Method
 from .compress import compress as make_smaller
 from .export import Format
 from .export import export as write_out
@@ -27,6 +26,7 @@ from .predict import report as report_predicted
 from .recipe import WHAT, Recipe, Settings, Strategy
 from .report import report
 from .saved import BEST, CONFIG, LAST
+from .smaller import Method
 from .sources import NAMES as DATA
 from .stop import Refused, Stopped, one_line, out_of_memory
 from .tasks import CLASSIFY, Task
@@ -252,7 +252,9 @@ def _run(
     dry_run: bool = False,
     task: Task = CLASSIFY,
 ) -> None:
-    if (command := objects.command_of(recipe.network)) != task.command:
+    command = objects.command_of(recipe.network)
+    known = recipe.network.partition("(")[0] in networks.networks()
+    if command != task.command and (command in objects.PLACES or known):
         raise Refused(f"{recipe.network} is for `cnn-lab {command}`")
     if out and resume and out != resume:
         raise Refused(f"--resume {resume} goes on in its own folder, not in {out}")
@@ -371,7 +373,7 @@ def transfer(
 # Options of a recipe that are of classifiers alone.
 CLASSIFIERS = (
     *("augment", "mixup", "cutmix", "label_smoothing", "norm", "stochastic_depth"),
-    *("dropblock", "validate", "patience", "strategy", "weights", "last", "decay"),
+    *("dropblock", "validate", "patience", "strategy", "last", "decay"),
     *("sam", "mixed_precision", "compile", "deterministic"),
 )
 Objects = Annotated[
@@ -384,6 +386,16 @@ Side = Annotated[
         min=1,
         help=f"Height and width that images are fitted into; else {objects.SIZE}, and "
         "96 for scenes.",
+        rich_help_panel=WHAT,
+    ),
+]
+
+
+Weights = Annotated[
+    str,
+    Option(
+        help="Where to start: a checkpoint or a file of weights of that network, of other "
+        "classes too.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -404,7 +416,12 @@ def _add(command: str, text: str) -> None:
 
     @recipe_options(
         without=CLASSIFIERS,
-        types={"network": _network(command), "data": Objects, "size": Side},
+        types={
+            "network": _network(command),
+            "data": Objects,
+            "size": Side,
+            "weights": Weights,
+        },
         data=objects.SCENES,
         epochs=8,
         batch_size=8,
@@ -653,7 +670,11 @@ def compressed(
         Option(help="The file; else METHOD.safetensors beside the checkpoint."),
     ] = None,
     sparsity: Annotated[
-        float, Option(help="The share of weights that prune sets to zero.")
+        float,
+        Option(
+            help="The share of weights that prune sets to zero, or of filters that "
+            "structured removes."
+        ),
     ] = 0.5,
     data: Tests = "",
     root: Root = Path("data"),

@@ -103,13 +103,17 @@ def parts(place: str, masks: bool) -> tuple[Annotations, Annotations]:
             sides[image.name in held].append(image)
         test = Annotations(first, train.classes, sides[1], [])
         train = Annotations(first, train.classes, sides[0], train.notes)
-    for part, what in ((train, "learn from"), (test, "test with")):
-        if not part.objects():
-            raise BadData(
-                f"{part.path} has no annotated object to {what} "
-                f"in {len(part.images)} images"
-            )
+    some_objects(train, "learn from")
+    some_objects(test, "test with")
     return train, test
+
+
+def some_objects(part: Annotations, what: str) -> None:
+    """BadData where there is nothing to learn from, or to test with."""
+    if not part.objects():
+        raise BadData(
+            f"{part.path} has no annotated object to {what} in {len(part.images)} images"
+        )
 
 
 def _files(place: str) -> tuple[Path, Path | None]:

@@ -24,6 +24,7 @@ from .recipe import Settings
 from .saved import PHOTOS, run_photo_names
 from .scores import scores
 from .show import ProgressCallback
+from .smaller import in_form
 from .sources import DataSet, all_photos, open_data, run_test_photos
 from .stop import Refused
 
@@ -72,7 +73,10 @@ def load_network(
                 for name, tensor in averaged.items()
                 if name.startswith(prefix)  # the rest counts the steps
             }
-        model.to(torch.get_default_dtype()).load_state_dict(weights)
+        model.to(torch.get_default_dtype())
+        for change in state.get("compressed", []):
+            model = in_form(model, change)
+        model.load_state_dict(weights)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         message = " ".join(str(error).split())[:200]
         raise NotACheckpoint(f"{path} does not hold its network: {message}") from None

@@ -1,7 +1,8 @@
 """A checkpoint as a file that other programs run, compared with torch before it exists.
 
 The file reads images as the network does: (N, C, H, W), single precision, values from 0
-to 1 less `mean` and through `std`. Its metadata say the rest, each as JSON.
+to 1 less `mean` and through `std`. Its metadata say the rest, each as JSON; `cut` is the
+share of a photo's shorter side that tests take from its middle.
 """
 
 import json
@@ -21,9 +22,16 @@ from cnn_techniques.compression import export_onnx, onnx_difference
 
 from . import objects
 from .checkpoint import written_whole
-from .evaluate import calibration, evaluation_data, load_network, refuse_overwriting
+from .evaluate import (
+    calibration,
+    evaluation_data,
+    load_network,
+    refuse_overwriting,
+    saved_input_format,
+)
 from .fit import BadData, Source
 from .recipe import Settings
+from .smaller import still_float
 from .stop import Refused
 
 Json = dict[str, Any]
@@ -65,6 +73,7 @@ def export(
     out = out or path.with_name("model.int8.onnx" if int8 else "model.onnx")
     refuse_overwriting(out, path)
     model, state = load_network(path, network, model)
+    still_float(path, state)
     model.float()
     outputs: tuple[str, ...] = ("scores",)
     task = objects.task_of(path)
@@ -92,6 +101,7 @@ def export(
         "std": state["std"],
         "size": list(images.shape[-2:]),
         "channels": images.shape[1],
+        "cut": 1.0 if task or saved_input_format(state).whole else 0.875,
         "network": state["recipe"]["network"],
         "version": f"cnn-techniques {version('cnn-techniques')}",
     }

@@ -109,7 +109,7 @@ class InMemory:
         return len(self.inputs)
 
     def take(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Targets]:
-        images = self.inputs[rows]
+        images = self.inputs.index_select(0, rows)  # four times as fast as [rows]
         if self.augment is not None:
             images = self.augment(images, draws)
         return images, _take(self.targets, rows)
@@ -210,9 +210,8 @@ def train_steps(
                 if batch_transform is not None:
                     draw = generator(seed, epoch, step, *others)
                     x, y = batch_transform(x, y, draw)
-                seeded(  # for the model's own draws
-                    generator(seed, epoch, step, 1, *others).initial_seed()
-                )
+                # For the model's own draws.
+                seeded(seed_of(seed, epoch, step, 1, *others))
                 x = x.to(accelerator.device, non_blocking=True)
                 y = _to(y, accelerator.device)
                 size = batches.size(step)
@@ -508,14 +507,17 @@ def accuracy(
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator made from the key alone; other keys give unrelated streams."""
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    )
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+def seed_of(*key: int) -> int:
+    """A seed, made from the key alone."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def _take(targets: Targets, rows: Tensor) -> Targets:
     return (
-        targets[rows]
+        targets.index_select(0, rows)
         if isinstance(targets, Tensor)
         else [targets[row] for row in rows.tolist()]
     )

@@ -5,6 +5,7 @@ variant of it.
 """
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -16,29 +17,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as T
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from cnn_techniques import detection, segmentation
 from cnn_techniques.detection import (
+    DETR,
     FCOS,
+    BiFPN,
+    DETRBackbone,
+    EfficientDet,
+    EfficientNetMaps,
     FasterRCNN,
     FasterRCNNBackbone,
     FeaturePyramidNetwork,
     FeaturePyramidPool,
     RetinaNet,
     RetinaNetBackbone,
+    YOLOv8,
+    detr_detections,
+    detr_loss,
     faster_rcnn_detections,
     faster_rcnn_loss,
     fcos_detections,
     fcos_loss,
     retinanet_detections,
     retinanet_loss,
+    yolov8_detections,
+    yolov8_loss,
 )
-from cnn_techniques.modern import BasicBlock, ResNet
-from cnn_techniques.segmentation import FCN, UNet, fcn_loss
+from cnn_techniques.evaluation import coco_curves
+from cnn_techniques.modern import (
+    BasicBlock,
+    EfficientNet,
+    ResNet,
+    efficientnet_stages,
+)
+from cnn_techniques.segmentation import (
+    FCN,
+    DeepLabV3Plus,
+    PSPNet,
+    SegFormer,
+    UNet,
+    enlarged,
+    fcn_loss,
+    pspnet_loss,
+)
 
-from . import checkpoint, coco, networks
+from . import checkpoint, coco, networks, weights
 from .checkpoint import written_whole
 from .coco import IGNORED, CocoImages
 from .fit import (
@@ -53,6 +80,7 @@ from .fit import (
 from .photos import read
 from .prepare import workers_for
 from .recipe import Recipe, Settings
+from .saved import LAST
 from .scene_trial import trial_scenes
 from .show import ProgressCallback, Show, Silent
 from .sources import DataSet, PhotoNames
@@ -60,7 +88,7 @@ from .sources import _digest as digest_of
 from .stop import Refused, one_line
 
 Json = dict[str, Any]
-Answer = Callable[[Any], Any]
+Answer = Callable[[Any, Tensor], Any]
 SCENES, COCO = "scenes", "coco:"
 NAMES = (SCENES, "scenes:COUNT", "coco:FOLDER-OR-JSON")
 SIZE = 320  # of images in files
@@ -78,8 +106,8 @@ class Kind:
 
     Args:
         loss: `loss(model, images, targets)`.
-        answer: of the output. A detector's: per image "boxes", "labels", "scores". A
-            segmenter's: scores (N, K, H, W).
+        answer: of the output and the images. A detector's: per image "boxes",
+            "labels", "scores". A segmenter's: scores (N, K, H, W).
         exported: those of the output's fields that say all, each a tensor with the
             batch first; empty where the network cannot be exported.
         shared: those that are the same for all images.
@@ -100,32 +128,78 @@ def _faster_rcnn_loss(model: nn.Module, x: Tensor, y: Any) -> Tensor:
     return torch.stack(list(faster_rcnn_loss(model(x, y), y).values())).sum()
 
 
+def _detr_loss(model: nn.Module, x: Tensor, y: Any) -> Tensor:
+    pixels = x.new_tensor([x.shape[3], x.shape[2]]).repeat(2)
+    parts = [
+        {**t, "boxes": box_convert(t["boxes"] / pixels, "xyxy", "cxcywh")} for t in y
+    ]
+    return torch.stack(list(detr_loss(model(x), parts).values())).sum()
+
+
 def _pixel_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    total = F.cross_entropy(model(x), y, ignore_index=IGNORED, reduction="sum")
+    return _mean_loss(model(x), y)
+
+
+def _segformer_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return _mean_loss(enlarged(model(x), y.shape[-2:]), y)
+
+
+def _mean_loss(scores: Tensor, y: Tensor) -> Tensor:
+    total = F.cross_entropy(scores, y, ignore_index=IGNORED, reduction="sum")
     return total / (y != IGNORED).sum().clamp(min=1)
+
+
+def _found(detections: Callable[..., Any], **limits: Any) -> Answer:
+    return lambda out, _: detections(out, **limits)
 
 
 DETECTORS: dict[type[nn.Module], Kind] = {
     RetinaNet: Kind(
         _sum(retinanet_loss),
-        partial(retinanet_detections, limit=100),
+        _found(retinanet_detections, limit=100),
+        ("logits", "offsets"),
+        ("anchors",),
+    ),
+    EfficientDet: Kind(
+        _sum(partial(retinanet_loss, gamma=1.5)),
+        _found(retinanet_detections, limit=100),
         ("logits", "offsets"),
         ("anchors",),
     ),
     FCOS: Kind(
         _sum(fcos_loss),
-        partial(fcos_detections, limit=100),
+        _found(fcos_detections, limit=100),
         ("logits", "ltrb", "centerness"),
         ("points.xy", "points.stride"),
     ),
-    FasterRCNN: Kind(_faster_rcnn_loss, faster_rcnn_detections),
+    YOLOv8: Kind(
+        _sum(yolov8_loss),
+        _found(yolov8_detections, score_threshold=0.05, limit=100),
+        ("logits", "bins"),
+        ("points", "stride"),
+    ),
+    DETR: Kind(
+        _detr_loss,
+        lambda out, x: detr_detections(out, [(x.shape[2], x.shape[3])] * x.shape[0]),
+        ("logits.-1", "boxes.-1"),  # the last layer's
+    ),
+    FasterRCNN: Kind(_faster_rcnn_loss, _found(faster_rcnn_detections)),
 }
 SEGMENTERS: dict[type[nn.Module], Kind] = {
-    UNet: Kind(_pixel_loss, lambda out: out, ("scores",)),
+    UNet: Kind(_pixel_loss, lambda out, _: out, ("scores",)),
     FCN: Kind(
         lambda model, x, y: fcn_loss(model(x), y, ignored=IGNORED),
-        lambda out: out.out,
+        lambda out, _: out.out,
         ("out",),
+    ),
+    PSPNet: Kind(
+        lambda model, x, y: pspnet_loss(model(x), y, ignored=IGNORED),
+        lambda out, _: out.out,
+        ("out",),
+    ),
+    DeepLabV3Plus: Kind(_pixel_loss, lambda out, _: out, ("scores",)),
+    SegFormer: Kind(
+        _segformer_loss, lambda out, x: enlarged(out, x.shape[2:]), ("scores",)
     ),
 }
 
@@ -173,6 +247,31 @@ def small_faster_rcnn(
     )
 
 
+def small_efficientdet(
+    num_classes: int, width: int = 16, smallest: float = 20
+) -> EfficientDet:
+    """On half of B0's width at 16, three levels."""
+    stages = efficientnet_stages(width=width / 32, depth=0.3)
+    body = EfficientNet(stages, stem=width, head=8, drop_path=0.0)
+    bifpn = BiFPN([stages[k].channels for k in (2, 4, 6)], 2 * width, 2, levels=3)
+    sides = [smallest * factor for factor in (1, 1.4, 1.8)]
+    maps = EfficientNetMaps(body)
+    return EfficientDet(maps, bifpn, 2 * width, num_classes, 2, sides)
+
+
+def small_yolov8(num_classes: int, width: int = 16) -> YOLOv8:
+    """An eighth of YOLOv8's width at 16."""
+    return YOLOv8(num_classes, depth=0.33, width=width / 128)
+
+
+def small_detr(num_classes: int, width: int = 16, queries: int = 16) -> DETR:
+    """On a ResNet of three stages; it learns slowly. No image has more objects than
+    `queries` are found in."""
+    backbone = DETRBackbone(ResNet(BasicBlock, (1, 1, 1), width=width))
+    sizes = (queries, 4 * width, 4, (2, 2), 8 * width)
+    return DETR(backbone, 4 * width, num_classes, *sizes, dropout=0.0)
+
+
 def small_unet(num_classes: int, width: int = 8) -> UNet:
     return UNet(3, num_classes, width, padding=1)
 
@@ -181,9 +280,31 @@ def small_fcn(num_classes: int, width: int = 16) -> FCN:
     return FCN(_resnet(width)[0], num_classes)
 
 
+def small_pspnet(num_classes: int, width: int = 16) -> PSPNet:
+    return PSPNet(_resnet(width)[0], num_classes)
+
+
+def small_deeplab(num_classes: int, width: int = 16) -> DeepLabV3Plus:
+    """Its rates are for small images: 2, 4, 6 at an eighth of their side."""
+    resnet = _resnet(width)[0]
+    return DeepLabV3Plus(resnet, num_classes, 8, (2, 4, 6), 3 * width, dropout=0.1)
+
+
+def small_segformer(num_classes: int, width: int = 16) -> SegFormer:
+    widths, heads = [width * 2**k for k in range(4)], (1, 2, 4, 8)
+    return SegFormer(widths, (1, 1, 1, 1), 4 * width, num_classes, heads)
+
+
 SMALL = {
-    "detect": (small_retinanet, small_fcos, small_faster_rcnn),
-    "segment": (small_unet, small_fcn),
+    "detect": (
+        small_retinanet,
+        small_efficientdet,
+        small_fcos,
+        small_yolov8,
+        small_detr,
+        small_faster_rcnn,
+    ),
+    "segment": (small_unet, small_fcn, small_pspnet, small_deeplab, small_segformer),
 }
 PLACES = {"detect": detection, "segment": segmentation}
 
@@ -251,6 +372,51 @@ def kind_of(model: nn.Module) -> Kind:
     return {**DETECTORS, **SEGMENTERS}[type(model)]
 
 
+def start_from(model: nn.Module, path: Path, spec: str) -> str:
+    """Give a network the weights of a file, and say what was done.
+
+    What depends on the number of classes begins anew if the file is of another number.
+
+    Args:
+        path: of a checkpoint, a run's folder, or tensors as `torch.save` and safetensors write them.
+        spec: of which the model was built.
+
+    Raises: NotACheckpoint; ValueError that names the first tensor that does not fit.
+    """
+    own = model.state_dict()
+    path = path / LAST if path.is_dir() else path
+    if weights.is_foreign(path):
+        given, notes = weights.read(path, own)
+    else:
+        from .evaluate import load_network  # which needs this module too
+
+        given, notes = load_network(path)[0].state_dict(), []
+    with torch.device("meta"):
+        two, three = (build(spec, k).state_dict() for k in (2, 3))
+    heads = {name for name in own if two[name].shape != three[name].shape}
+    strange = weights.few(name for name in given if name not in own)
+    anew = []
+    for name, tensor in own.items():
+        if name not in given and name.endswith("num_batches_tracked"):
+            continue  # files of old have no such counts
+        if name in given and given[name].shape == tensor.shape:
+            own[name] = given[name]
+        elif name in given and name in heads:
+            anew.append(name)
+        else:
+            got = tuple(given[name].shape) if name in given else "none"
+            raise ValueError(
+                f"{path} does not fit {spec}: {name} of shape {tuple(tensor.shape)} is "
+                f"needed, got {got}" + (f"; it has {strange} instead" * bool(strange))
+            )
+    if strange:
+        raise ValueError(f"{path} does not fit {spec}, which has no {strange}")
+    model.load_state_dict(own)
+    if anew:
+        notes.append(f"for other classes begin anew: {weights.few(anew)}")
+    return f"weights of {path}" + (f": {'; '.join(notes)}" if notes else "")
+
+
 # --- the data ------------------------------------------------------------------------
 
 
@@ -280,6 +446,7 @@ def open_objects(
     place = name.removeprefix(COCO)
     if all_of is not None:
         train = test = coco.annotations(Path(place), wanted.masks)
+        coco.some_objects(test, "test with")
     else:
         train, test = coco.parts(place, wanted.masks)
     notes = train.notes + (test.notes if test is not train else [])
@@ -371,11 +538,15 @@ class Objects:
                 f"{', '.join(k.__name__ for k in (SEGMENTERS if self.masks else DETECTORS))}"
             )
         with torch.random.fork_rng(devices=[]):
-            channels = networks.channels(build(recipe.network, 2))
+            model = build(recipe.network, 2)
+            # Some make their heads before the backbone.
+            channels = networks.channels(getattr(model, "backbone", model))
         with show.loading():
             wanted = Format(channels, self.masks, recipe.size)
             data_set = open_objects(recipe.data, wanted, show)
         model = build(recipe.network, len(data_set.classes))
+        if recipe.weights:
+            show.note(start_from(model, Path(recipe.weights), recipe.network))
         self._check(model, recipe, data_set)
         return model, data_set
 
@@ -396,9 +567,10 @@ class Objects:
                 tried = deepcopy(model).train()
                 kind_of(model).loss(tried, torch.zeros(shape), targets)
         except (RuntimeError, ValueError) as error:
+            left = "; one is left for the last batch: take another batch size"
             raise ValueError(
                 f"{recipe.network} cannot be trained with a batch of shape {shape}: "
-                f"{one_line(error)}"
+                f"{one_line(error)}{left if batch < min(recipe.batch_size, 2) else ''}"
             ) from None
 
     def loss(self, recipe: Recipe) -> Loss:
@@ -432,7 +604,8 @@ class Objects:
         try:
             with torch.no_grad():
                 for x, y in load_batches(planned, workers):
-                    measure.add(answer(model(x.to(accelerator.device))), y)
+                    x = x.to(accelerator.device)
+                    measure.add(answer(model(x), x), y)
                     done += len(x)
                     if progress is not None:
                         progress(done, len(source))
@@ -443,31 +616,27 @@ class Objects:
 
 
 class _Boxes:
-    """Average precision as COCO's, by pycocotools: 100 boxes an image and class, crowds ignored."""
+    """Average precision as COCO's: 100 boxes an image and class, crowds ignored."""
 
     def __init__(self) -> None:
-        from torchmetrics.detection import MeanAveragePrecision
-
-        self.metric = MeanAveragePrecision(
-            iou_type="bbox", class_metrics=True, backend="pycocotools"
-        )
+        self.found: list[dict[str, Tensor]] = []
+        self.truth: list[dict[str, Tensor]] = []
 
     def add(
         self, found: list[dict[str, Tensor]], truth: list[dict[str, Tensor]]
     ) -> None:
-        here = [{k: v.cpu() for k, v in one.items()} for one in found]
-        crowds = [{"iscrowd": torch.zeros_like(t["labels"]), **t} for t in truth]
-        self.metric.update(here, crowds)
+        self.found += [{k: v.cpu() for k, v in one.items()} for one in found]
+        self.truth += truth
 
     def result(self) -> Json:
-        scores = self.metric.compute()
-        classes = scores["classes"].reshape(-1).tolist()
-        each = scores["map_per_class"].reshape(-1).tolist()
+        labels = torch.cat([one["labels"] for one in (*self.found, *self.truth)])
+        classes = int(labels.max()) + 1 if len(labels) else 1
+        curves = coco_curves(self.found, self.truth, classes)[0][..., 0, 2]  # (T, R, K)
+        parts = {"ap": curves, "ap50": curves[0], "ap75": curves[5]}
+        each = enumerate(curves.mean(dim=(0, 1)).tolist())
         return {
-            "ap": scores["map"].item(),
-            "ap50": scores["map_50"].item(),
-            "ap75": scores["map_75"].item(),
-            "each": {c: v for c, v in zip(classes, each, strict=True) if v >= 0},
+            **{name: part.nanmean().item() for name, part in parts.items()},
+            "each": {k: v for k, v in each if not math.isnan(v)},
         }
 
 
@@ -606,7 +775,7 @@ class Raw(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         out, kind = self.model(x), kind_of(self.model)
         if isinstance(out, Tensor):
-            return (out,)
+            return (kind.answer(out, x),)
         shared = [_field(out, name) for name in kind.shared]
         return (
             *(_field(out, name) for name in kind.exported),
@@ -616,7 +785,7 @@ class Raw(nn.Module):
 
 def _field(out: Any, name: str) -> Tensor:
     for part in name.split("."):
-        out = getattr(out, part)
+        out = out[int(part)] if part.lstrip("-").isdigit() else getattr(out, part)
     return out  # type: ignore[no-any-return]
 
 
@@ -679,10 +848,12 @@ def _predicted(model: nn.Module, state: Json, file: str) -> tuple[Tensor, Json]:
     whole = image.shape[-2], image.shape[-1]
     inner = coco.inner_size(*whole, size)
     with torch.no_grad():
-        found = kind_of(model).answer(model(x[None].to(_here().device)))
+        batch = x[None].to(_here().device)
+        found = kind_of(model).answer(model(batch), batch)
     if type(model) in DETECTORS:
         one = {k: v.cpu() for k, v in found[0].items()}
-        sure = one["scores"] > SURE
+        sure = (one["scores"] > SURE).nonzero().flatten()
+        sure = sure[one["scores"][sure].argsort()]  # the surest is drawn last, on top
         scale = torch.tensor([inner[1] / whole[1], inner[0] / whole[0]]).repeat(2)
         limits = torch.tensor([whole[1], whole[0]]).repeat(2)
         boxes = (one["boxes"][sure] / scale).clamp(min=0).minimum(limits)
@@ -698,7 +869,7 @@ def _predicted(model: nn.Module, state: Json, file: str) -> tuple[Tensor, Json]:
             if told
             else image
         )
-        return drawn, {"objects": told}
+        return drawn, {"objects": told[::-1]}
     scores = found[:, :, : inner[0], : inner[1]].float().cpu()
     large = F.interpolate(scores, tuple(whole), mode="bilinear")
     labels = large[0].argmax(dim=0)

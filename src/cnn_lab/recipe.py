@@ -345,7 +345,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold, and `Recipe(**...)` takes."""
-        return dataclasses.asdict(self)
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
 def _known(recipe: Recipe, name: str, kind: type[StrEnum]) -> None:

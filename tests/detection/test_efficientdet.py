@@ -479,6 +479,29 @@ def test_parameters_are_those_of_the_layer_table_and_of_the_authors_test(
     assert count == parameters_by_the_layer_table(body, *shape) == VARIANTS[make][1]
 
 
+@pytest.mark.parametrize(
+    ("make", "smallest", "levels", "weighted"),
+    [
+        (efficientdet_d0, 32, 5, True),
+        (efficientdet_d5, 32, 5, True),
+        (efficientdet_d6, 32, 5, False),
+        (efficientdet_d7, 40, 5, False),
+        (efficientdet_d7x, 32, 6, False),
+    ],
+)
+def test_anchors_levels_and_fusion_are_those_of_the_authors_configuration(
+    make, smallest: int, levels: int, weighted: bool
+) -> None:
+    """hparams_config.py: the smallest square is anchor_scale 4 (D7: 5) times the stride."""
+    with torch.device("meta"):
+        network = make()
+    assert network.anchor_sizes == tuple(smallest * 2**k for k in range(levels))
+    assert network.first_stride == 8
+    nodes = [m for m in network.modules() if isinstance(m, BiFPNNode)]
+    assert len(nodes) == 2 * (levels - 1) * len(network.bifpn.layers)
+    assert all((node.weights is not None) == weighted for node in nodes)
+
+
 def elementwise(network: EfficientDet, images: Tensor) -> int:
     """Operations that TensorFlow's profiler counts and a count of MACs leaves out."""
     count = 0

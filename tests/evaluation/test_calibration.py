@@ -210,6 +210,23 @@ def test_scipy_finds_the_same_temperature(evidence: Any) -> None:
     )
 
 
+def test_the_search_takes_about_ten_passes_over_the_logits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    softmax, passes = torch.softmax, []
+
+    def counted(*given: Any, **options: Any) -> Tensor:
+        passes.append(1)
+        return softmax(*given, **options)
+
+    monkeypatch.setattr(torch, "softmax", counted)
+    for case in range(100):
+        z, y = networks(case)
+        passes.clear()
+        best_temperature(z, y)
+        assert 1 < len(passes) <= 12
+
+
 def test_the_errors_are_the_papers_sums_over_the_images_of_each_bin() -> None:
     for case in range(200):
         p, right, bins = drawn(case)
@@ -291,6 +308,26 @@ def test_one_bin_tells_mean_confidence_from_accuracy_and_nothing_else() -> None:
     ece, mce = errors(p, right, 1)
     torch.testing.assert_close(ece, (p.mean() - right.double().mean()).abs())
     torch.testing.assert_close(ece, mce)
+
+
+def test_the_frequencies_of_the_classes_for_every_image_are_calibrated() -> None:
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    frequencies = labels.bincount().double() / 100
+    logits = frequencies.log().expand(100, 3)
+    ece, mce = errors(*top_confidence(logits, labels), 15)
+    assert ece < 1e-12 and mce < 1e-12
+    assert best_temperature(logits, labels) == pytest.approx(1, abs=1e-9)
+
+
+def test_logarithms_of_probabilities_are_logits_and_probabilities_are_not() -> None:
+    z, y = networks(0)
+    p = z.softmax(dim=1)
+    confidence, right = top_confidence(z, y)
+    of_logarithms = top_confidence(p.log(), y)
+    torch.testing.assert_close(of_logarithms[0], confidence)
+    assert of_logarithms[1].equal(right)
+    assert best_temperature(p.log(), y) == pytest.approx(best_temperature(z, y))
+    assert (top_confidence(p, y)[0] - confidence).abs().mean() > 0.2
 
 
 def test_on_an_edge_counts_the_bin_below_and_0_the_first() -> None:

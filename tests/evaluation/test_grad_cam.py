@@ -246,6 +246,23 @@ def test_behind_a_flattening_the_weight_is_the_mean_of_the_linear_layers_weights
     torch.testing.assert_close(grad_cam(model, model[4], IMAGES, classes), expected)
 
 
+def test_of_a_network_with_channels_last_the_layer_to_take_is_the_one_that_permutes() -> (
+    None
+):
+    # torchvision's Swin holds (N, h, w, C): the paper's sums over its last two axes are no map
+    torch.manual_seed(0)
+    model = ready(torchvision.models.swin_t())
+    classes = torch.tensor([3, 700])
+    maps = layer_output(model, model.get_submodule("permute"), IMAGES)
+    weight = model.get_submodule("head").weight.detach()[classes]  # type: ignore[index]
+    cam = torch.einsum("nc,nchw->nhw", weight, maps).relu() / maps[0, 0].numel()
+    ours = grad_cam(model, model.get_submodule("permute"), IMAGES, classes)
+    torch.testing.assert_close(ours, cam)
+    wrong = grad_cam(model, model.get_submodule("norm"), IMAGES, classes)
+    assert ours.shape == (2, 2, 3)
+    assert wrong.shape == (2, 3, 768)
+
+
 def test_a_map_and_that_of_the_negated_score_add_up_to_the_score() -> None:
     # behind an average and one linear layer the signed map is the score, spread over the places
     model = small("linear")
@@ -457,6 +474,8 @@ def test_what_is_no_map_has_no_picture() -> None:
         heatmap(-torch.ones(1, 4, 6), (8, 8))
     with pytest.raises(ValueError, match="from nan"):
         heatmap(torch.full((1, 4, 6), float("nan")), (8, 8))
+    with pytest.raises(ValueError, match=r"from 0\.0 to inf"):
+        heatmap(torch.tensor([[[0.0, float("inf")]]]), (8, 8))
 
 
 # ---------------------------------------------------------------- the record: real weights, real photos

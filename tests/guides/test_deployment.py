@@ -1,8 +1,11 @@
 """The service of the guide answers what its model says, and what is wrong with a request; its load and the path are records."""
 
+import asyncio
 import contextlib
 import copy
+import hashlib
 import http.client
+import importlib.util
 import io
 import json
 import os
@@ -18,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,7 @@ from torch import Tensor, nn
 from cnn_lab import networks, transfer
 from cnn_lab.bench_trained import milliseconds
 from cnn_lab.export import quantize
+from cnn_lab.photos import InputFormat, Photos
 from cnn_site import ROOT
 from cnn_site.speed import side_by_side
 from cnn_techniques import modern
@@ -64,6 +69,7 @@ def small_model(path: Path) -> None:
         "classes": ["red", "green", "blue"],
         "size": [8, 8],
         "channels": 3,
+        "cut": 0.875,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.1, 0.1, 0.1],
     }
@@ -159,22 +165,6 @@ def test_one_image_and_many_get_their_classes_in_order(service: int) -> None:
     np.testing.assert_allclose(shares, expected / expected.sum(), rtol=1e-5)
 
 
-def test_a_photo_that_a_phone_turned_is_turned_back(service: int) -> None:
-    wide = Image.new("RGB", (40, 20), (255, 0, 0))
-    wide.paste((0, 0, 255), (0, 0, 40, 2))  # above; turned, it is at the side
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    files = []
-    for more in ({}, {"exif": exif}):
-        file = io.BytesIO()
-        wide.save(file, "PNG", **more)
-        files.append(("wide.png", file.getvalue()))
-    code, answer = ask(service, "POST", "/classify", *form(*files))
-    assert code == 200
-    plain, turned = (image["classes"][1]["probability"] for image in answer["images"])
-    assert plain != turned
-
-
 BROKEN: dict[str, tuple[Callable[[], tuple[bytes, dict[str, str]]], int, str]] = {
     "text": (lambda: form(("notes.txt", b"hello")), 400, "notes.txt: no image"),
     "cut off": (
@@ -209,6 +199,129 @@ BROKEN: dict[str, tuple[Callable[[], tuple[bytes, dict[str, str]]], int, str]] =
         "bomb.png: 30000 x 30000 pixels",
     ),
 }
+
+
+@pytest.fixture
+def module() -> ModuleType:
+    """The service's file as a module, for what takes too long over HTTP."""
+    spec = importlib.util.spec_from_file_location("service", SERVICE)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def turned(image: Image.Image, form: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(image, form, exif=exif)
+
+
+def saved(image: Image.Image, form: str, **more: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **more)
+    return file.getvalue()
+
+
+def half_seen(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def of_16_bits(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256 + 128)
+
+
+KINDS: dict[str, Callable[[Image.Image], bytes]] = {
+    "colours": lambda cup: saved(cup, "JPEG"),
+    "grey": lambda cup: saved(cup.convert("L"), "PNG"),
+    "for print": lambda cup: saved(cup.convert("CMYK"), "JPEG"),
+    "turned JPEG": lambda cup: turned(cup, "JPEG"),
+    "turned PNG": lambda cup: turned(cup, "PNG"),
+    "half transparent": lambda cup: saved(half_seen(cup), "PNG"),
+    "16 bits": lambda cup: saved(of_16_bits(cup), "PNG"),
+    "16 bits, turned": lambda cup: turned(of_16_bits(cup), "PNG"),
+    "large": lambda cup: saved(
+        cup.resize((4 * cup.width, 4 * cup.height)), "JPEG", quality=95
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_image_reaches_the_network_as_in_the_tests_of_cnn_lab(
+    kind: str, whole: bool, module: ModuleType, tmp_path: Path
+) -> None:
+    cup = Image.fromarray(coffee())
+    data = KINDS[kind](cup.crop((0, 0, 400, 400)) if whole else cup)
+    (tmp_path / "photo").write_bytes(data)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    photos = Photos(
+        [(str(tmp_path / "photo"), 0)], InputFormat(3, 224, mean, std, whole=whole)
+    )
+    expected = photos.take(torch.tensor([0]), torch.empty(1, 0))[0][0].numpy()
+
+    model = object.__new__(module.Model)
+    model.size, model.channels = [224, 224], 3
+    model.mean = np.array(mean, np.float32).reshape(-1, 1, 1)
+    model.std = np.array(std, np.float32).reshape(-1, 1, 1)
+    model.cut = 1.0 if whole else 0.875
+    levels = np.abs(model.decoded(data) - expected) * model.std * 255
+    assert levels.mean() < 0.7  # of 255
+    assert levels.max() < 8
+
+
+def test_who_comes_when_the_line_is_full_is_told_to_come_back(
+    module: ModuleType,
+) -> None:
+    async def come() -> None:
+        batches = module.Batches(None)
+        for _ in range(module.WAITING - 1):
+            batches.line.put_nowait(None)
+        await batches.classify([None, None])
+
+    with pytest.raises(module.HTTPException) as refused:
+        asyncio.run(come())
+    assert refused.value.status_code == 503
+    assert refused.value.headers == {"Retry-After": "1"}
+
+
+def test_a_body_that_does_not_arrive_is_given_up(module: ModuleType) -> None:
+    class Slow:
+        async def stream(self) -> Any:
+            yield b"begun"
+            await asyncio.sleep(5)
+
+    module.SECONDS = 0.01
+    with pytest.raises(module.HTTPException) as refused:
+        asyncio.run(module.received(Slow()))
+    assert refused.value.status_code == 408
+
+
+def test_a_client_that_is_gone_is_an_answer_to_nobody_not_an_error_in_the_log(
+    module: ModuleType,
+) -> None:
+    class Gone:
+        async def stream(self) -> Any:
+            yield b"begun"
+            raise module.ClientDisconnect
+
+    with pytest.raises(module.HTTPException):
+        asyncio.run(module.received(Gone()))
+
+
+def test_a_file_that_does_not_say_its_classes_is_refused_with_what_it_lacks(
+    module: ModuleType, tmp_path: Path
+) -> None:
+    small_model(tmp_path / "model.onnx")
+    file = onnx.load(tmp_path / "model.onnx")
+    del file.metadata_props[:]
+    onnx.save(file, tmp_path / "model.onnx")
+    with pytest.raises(
+        ValueError, match=r"model\.onnx lack channels, classes, cut, mean, size, std"
+    ):
+        module.Model(str(tmp_path / "model.onnx"))
 
 
 def field() -> tuple[bytes, dict[str, str]]:
@@ -304,10 +417,20 @@ def client(port: int, seconds: float, count: int, body: bytes, headers: Json) ->
     }
 
 
+def service_sum() -> str:
+    return hashlib.sha256(SERVICE.read_bytes()).hexdigest()[:12]
+
+
 def load_held(
-    batches: list[int], clients: list[int], rounds: int, seconds: float
+    batches: list[int], clients: list[int], rounds: int, seconds: float, service: str
 ) -> Json:
-    """EfficientNet-Lite0 with ImageNet weights behind the service, asked with one photo of 451 x 300 pixels."""
+    """EfficientNet-Lite0 with ImageNet weights behind the service, asked with one photo of 451 x 300 pixels.
+
+    Args:
+        service: the sum over its program, which is copied and not imported: another one
+            makes another record.
+    """
+    assert service == service_sum()
     file = io.BytesIO()
     Image.fromarray(chelsea()).save(file, "JPEG", quality=90)
     body, headers = form(("chelsea.jpg", file.getvalue()))
@@ -346,7 +469,13 @@ def load_held(
 @pytest.mark.record
 def test_record_the_load_that_the_service_holds(evidence) -> None:
     arguments = {"batches": [1, 8], "clients": [1, 8, 32], "rounds": 3, "seconds": 6.0}
+    arguments["service"] = service_sum()
     evidence.measured("load", arguments=arguments, run=load_held)
+
+
+def test_the_recorded_load_is_that_of_this_service() -> None:
+    record = json.loads((ROOT / "docs/evidence/guides/deployment.json").read_text())
+    assert record["measured"]["load"]["arguments"]["service"] == service_sum()
 
 
 # ---------------------------------------------------------------- the path
@@ -401,6 +530,7 @@ def exported(model: nn.Module, path: Path) -> Path:
         "std": [128 / 255] * 3,
         "size": [224, 224],
         "channels": 3,
+        "cut": 0.875,
     }
     export_onnx(model, photographs(3), path, metadata=metadata)
     return path

@@ -76,6 +76,7 @@ def test_the_file_says_all_that_is_needed_and_nothing_of_the_machine(
         "std": state["std"],
         "size": [8, 8],
         "channels": 3,
+        "cut": 1.0,
         "network": SMALL,
     }
     assert [i.name for i in model.graph.input] == ["images"]

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
+from torchvision.ops import box_iou
 
 from cnn_lab import checkpoint, coco, objects
+from cnn_lab.compress import compress
 from cnn_lab.evaluate import load_network
 from cnn_lab.export import export
 from cnn_lab.fit import BadData, SingleProcess
@@ -27,6 +30,7 @@ from cnn_lab.report import report as report_measures
 from cnn_lab.saved import LAST
 from cnn_lab.scene_trial import trial_scenes
 from cnn_lab.show import Lines, Silent
+from cnn_lab.smaller import Method
 from cnn_lab.stop import Refused, Stopped
 from cnn_lab.train import rehearse, train
 
@@ -173,8 +177,8 @@ def test_an_image_without_objects_is_learnt_from(content: Json, tmp_path: Path) 
     assert empty.regions == []
     source = coco.CocoImages([empty] * 4, 96, (0.0,) * 3, (1.0,) * 3, masks=False)
     x, y = source.take(torch.arange(4), torch.empty(4, 0))
-    for name in ("small_retinanet", "small_fcos", "small_faster_rcnn"):
-        model = objects.build(f"{name}(width=4)", 10)
+    for make in objects.SMALL["detect"]:
+        model = objects.build(f"{make.__name__}(width=8)", 10)
         assert objects.kind_of(model).loss(model, x, y).isfinite()
 
 
@@ -498,6 +502,52 @@ def test_several_processes_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_starts_from_weights_of_other_classes_and_says_what_begins_anew(
+    yard: Path, tmp_path: Path
+) -> None:
+    for task, network in zip((DETECT, SEGMENT), NAMES, strict=True):
+        source, plain = yard / task.command / LAST, tmp_path / "plain.pth"
+        before = load_network(source)[0].state_dict()
+        torch.save({f"module.{k}": v for k, v in before.items()}, plain)
+        for classes, path in ((10 + task.masks, source), (3, source), (3, plain)):
+            model = objects.build(network, classes)
+            drawn = {k: v.clone() for k, v in model.state_dict().items()}
+            note = objects.start_from(model, path, network)
+            after, fits = model.state_dict(), 0
+            for name, tensor in after.items():
+                same = tensor.shape == before[name].shape
+                fits += same
+                assert torch.equal(tensor, before[name] if same else drawn[name]), name
+            assert ("begin anew" in note) == (classes == 3) == (fits < len(after))
+            assert ("module. taken off" in note) == (path.suffix == ".pth")
+    with pytest.raises(ValueError, match=r"does not fit small_unet.*is needed, got"):
+        objects.start_from(objects.build("small_unet", 11), source, "small_unet")
+
+
+def test_published_weights_of_torchvision_are_a_start_for_other_classes(
+    tmp_path: Path,
+) -> None:
+    theirs = torchvision.models.detection.fcos_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=91
+    )
+    torch.save(theirs.state_dict(), tmp_path / "fcos.pth")
+    model = objects.build("fcos_resnet50_fpn", 4)
+    note = objects.start_from(model, tmp_path / "fcos.pth", "fcos_resnet50_fpn")
+    assert "cls_logits" in note
+    for name, tensor in model.state_dict().items():
+        if "cls_logits" not in name:
+            assert torch.equal(tensor, theirs.state_dict()[name]), name
+
+
+def test_a_last_batch_of_one_image_is_told_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    asked = Recipe("small_pspnet(width=4)", data="scenes:33", batch_size=16)
+    with pytest.raises(ValueError, match="one is left for the last batch: take anoth"):
+        train(asked, tmp_path / "run", HERE, task=SEGMENT)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_perfect_answer_is_measured_as_one() -> None:
     scenes = trial_scenes(3, 0)
     boxes, labels = objects._Boxes(), objects._Labels()
@@ -592,6 +642,39 @@ def test_going_on_with_other_annotations_is_refused(
         objects.evaluate(tmp_path / "run" / LAST)
 
 
+def test_evaluating_without_an_object_is_refused(
+    yard: Path, content: Json, tmp_path: Path
+) -> None:
+    path = written(tmp_path, content | {"annotations": []})
+    with pytest.raises(BadData, match="has no annotated object to test with in 10"):
+        objects.evaluate(yard / "detect" / LAST, f"coco:{path}", HERE)
+
+
+def test_average_precision_is_that_of_pycocotools() -> None:
+    from torchmetrics.detection import MeanAveragePrecision
+
+    torch.manual_seed(0)
+    measure = objects._Boxes()
+    theirs = MeanAveragePrecision(class_metrics=True, backend="pycocotools")
+    scenes = trial_scenes(20, 1)
+    for target in scenes.targets:
+        n = len(target["labels"])
+        found = {
+            "boxes": target["boxes"] + 4 * torch.rand(n, 4),
+            "labels": torch.where(torch.rand(n) < 0.8, target["labels"], 3),
+            "scores": torch.rand(n),
+        }
+        measure.add([found], [target])
+        theirs.update([found], [target])
+    ours, told = measure.result(), theirs.compute()
+    # torchmetrics rounds pycocotools' levels of recall to single precision.
+    for name, key in (("ap", "map"), ("ap50", "map_50"), ("ap75", "map_75")):
+        assert ours[name] == pytest.approx(told[key].item(), abs=2e-3)
+    pairs = zip(told["classes"].tolist(), told["map_per_class"].tolist(), strict=True)
+    wanted = {k: v for k, v in pairs if v >= 0}
+    assert ours["each"] == pytest.approx(wanted, abs=5e-3)
+
+
 def test_evaluating_tells_what_the_run_told(
     yard: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -642,7 +725,7 @@ def test_boxes_are_told_in_pixels_of_the_image(
         "scores": torch.tensor([0.9, 0.1]),
         "labels": torch.tensor([3, 4]),
     }
-    kind = objects.Kind(lambda *_: torch.zeros(1), lambda out: [found])
+    kind = objects.Kind(lambda *_: torch.zeros(1), lambda *_: [found])
     monkeypatch.setitem(objects.DETECTORS, type(model), kind)
     state["size"] = 48  # the image, of 96 x 72 pixels, is given as 48 x 36
     model.forward = lambda x: x  # type: ignore[method-assign]
@@ -652,13 +735,90 @@ def test_boxes_are_told_in_pixels_of_the_image(
     ]
 
 
+def test_the_surest_of_two_boxes_is_told_first_and_drawn_on_top(
+    yard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, state = load_network(yard / "detect" / LAST)
+    found = {
+        "boxes": torch.tensor([[40.0, 30, 80, 60]]).repeat(3, 1),
+        "scores": torch.tensor([0.6, 0.9, 0.7]),
+        "labels": torch.tensor([3, 4, 5]),
+    }
+    kind = objects.Kind(lambda *_: torch.zeros(1), lambda *_: [found])
+    monkeypatch.setitem(objects.DETECTORS, type(model), kind)
+    model.forward = lambda x: x  # type: ignore[method-assign]
+    drawn, told = objects._predicted(model, state, str(yard / "coco/images/0.png"))
+    assert [t["name"] for t in told["objects"]] == ["digit 4", "digit 5", "digit 3"]
+    assert objects.COLOURS[4] == "magenta"
+    assert drawn[:, 59, 60].tolist() == [255, 0, 255]  # on the lower side
+
+
+def learnt(model: torch.nn.Module, x: torch.Tensor, y: Any) -> Any:
+    """What a network says of a batch that it has seen sixty times."""
+    kind, optimizer = (
+        objects.kind_of(model),
+        torch.optim.AdamW(model.parameters(), 3e-3),
+    )
+    for _ in range(60):
+        loss = kind.loss(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.optim.swa_utils.update_bn([x] * 3, model)
+    with torch.no_grad():
+        return kind.answer(model.eval()(x), x)
+
+
+@pytest.mark.parametrize("name", [m.__name__ for m in objects.SMALL["detect"]])
+def test_every_detector_learns_from_boxes_in_pixels_and_finds_such(name: str) -> None:
+    torch.manual_seed(0)
+    model = objects.build(f"{name}(width=8)", 3)
+    x = torch.zeros(2, 3, 96, 96)
+    x[:, :, 30:60, 20:70] = 1  # one object in each, at the same place
+    box = torch.tensor([[20.0, 30, 70, 60]])
+    y = [{"boxes": box, "labels": torch.tensor([1])}] * 2
+    found = learnt(model, x, y)
+    assert len(found) == 2
+    best = found[0]["scores"].argmax()
+    assert found[0]["labels"][best] == 1
+    assert float(box_iou(found[0]["boxes"][best][None], box)) > 0.5
+
+
+@pytest.mark.parametrize("name", [m.__name__ for m in objects.SMALL["segment"]])
+def test_every_segmenter_learns_pixels_and_labels_all_of_them(name: str) -> None:
+    torch.manual_seed(0)
+    model = objects.build(f"{name}(width=8)", 3)
+    x = torch.zeros(2, 3, 64, 96)
+    x[:, :, 16:48, 32:64] = 1
+    y = x[:, 0].long()
+    y[:, :8] = objects.IGNORED
+    scores = learnt(model, x, y)
+    assert scores.shape == (2, 3, 64, 96)
+    seen = y != objects.IGNORED
+    assert float((scores.argmax(1) == y)[seen].double().mean()) > 0.9
+    nothing = torch.full_like(y, objects.IGNORED)
+    assert objects.kind_of(model).loss(model, x, nothing).item() == 0
+
+
 @pytest.mark.slow
 def test_what_exports_computes_the_same(yard: Path, tmp_path: Path) -> None:
     for task in (DETECT, SEGMENT):
         result = export(yard / task.command / LAST, tmp_path / f"{task.command}.onnx")
         assert result["difference"] < 1e-4
+    for name in ("small_yolov8", "small_detr", "small_efficientdet", "small_segformer"):
+        raw = objects.Raw(objects.build(f"{name}(width=8)", 3)).eval()
+        x = torch.rand(2, 3, 64, 64)
+        told = zip(raw.outputs, raw(x), strict=True)
+        assert all(part.shape[0] == 2 for _, part in told)
     with pytest.raises(Refused, match="a FasterRCNN cannot be exported"):
         objects.Raw(objects.build("small_faster_rcnn(width=4)", 3)).outputs  # noqa: B018
+
+
+def test_compress_is_for_classifiers_and_says_so(yard: Path, tmp_path: Path) -> None:
+    for task in (DETECT, SEGMENT):
+        with pytest.raises(Refused, match=f"classifiers, .* is of {task.command}"):
+            compress(yard / task.command / LAST, Method.fold, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_is_told_what_there_is_to_learn_from(

@@ -217,12 +217,14 @@ def test_nothing_that_costs_time_is_done_more_often_than_it_has_to(
     counted(tasks, "accuracies")
     counted(AdamW, "step")
     counted(fit, "generator")
+    counted(fit, "seed_of")
     counted(torch, "manual_seed")
     train(Recipe("LeNet5", epochs=2), tmp_path)
     assert made["step"] == 2 * 19
     assert made["take"] == 2 * (19 + 3)  # 597 test images, 256 at a time
     assert made["save"] == made["accuracies"] == 2
-    assert made["generator"] == 2 * (19 + 1)  # the order of an epoch, and a seed a step
+    assert made["generator"] == 2  # the order of an epoch
+    assert made["seed_of"] == 2 * (1 + 19)  # its seed, and one a step
     assert made["manual_seed"] == 1  # of the weights; it seeds every kind of device
 
 

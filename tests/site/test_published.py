@@ -27,9 +27,10 @@ MAY_BE_EMPTY = {"unit"}
 # Which text of the source: "the paper" is often several, and a README changes.
 VERSION = re.compile(
     r"arXiv v\d+|arXiv, latest of \d{4}|proceedings|journal|\w[\w-]* \d+\.[\w.]+|commit [0-9a-f]{7,40}"
+    r"|read \d{4}-\d\d-\d\d"  # a web page
 )
 PLACE = re.compile(
-    r"((Section|Sections|Table|Figure|Figures|Appendix|Abstract|Equation)\b.*|\w+_Weights\.\w+, metadata \w+)"
+    r"((Section|Sections|Table|Figure|Figures|Appendix|Abstract|Equation|File|Page|Issue)\b.*|\w+_Weights\.\w+, metadata \w+)"
 )
 
 
@@ -47,6 +48,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def problems(root: Path) -> list[str]:
     with (root / "docs/catalogue.csv").open(newline="", encoding="utf-8") as file:
         slugs = {f"{row['category']}/{row['slug']}" for row in csv.DictReader(file)}
+    slugs |= {f"guides/{page.stem}" for page in (root / "docs/guides").glob("*.md")}
     found, ids, cells = [], set(), set()
     for place, row in rows_of(root / FILE):
         found += [
@@ -55,7 +57,9 @@ def problems(root: Path) -> list[str]:
             if not row[column] and column not in MAY_BE_EMPTY
         ]
         if row["technique"] not in slugs:
-            found.append(f"{place}: {row['technique']!r} is not in docs/catalogue.csv")
+            found.append(
+                f"{place}: {row['technique']!r} is not in docs/catalogue.csv and no guide"
+            )
         if row["place"] and not PLACE.fullmatch(row["place"]):
             found.append(
                 f"{place}: {row['place']!r} is not a place in a source; expected Table 2, Section 4.1, ..."
@@ -63,7 +67,7 @@ def problems(root: Path) -> list[str]:
         if row["version"] and not VERSION.fullmatch(row["version"]):
             found.append(
                 f"{place}: {row['version']!r} is not a version; expected arXiv v2, proceedings, journal, "
-                "torchvision 0.29.1 or commit 1a2b3c4"
+                "torchvision 0.29.1, commit 1a2b3c4 or, of a web page, read 2026-11-29"
             )
         if ".md" in row["place"] and not row["version"].startswith("commit "):
             found.append(
@@ -184,7 +188,7 @@ def test_a_sound_row_passes(site: Path) -> None:
         ("version", "the paper", "is not a version"),
         ("place", "Section Models of README.md", "a README changes"),
         ("value", "about 76", "is not a plain number"),
-        ("technique", "modern/resnot", "is not in docs/catalogue.csv"),
+        ("technique", "modern/resnot", "is not in docs/catalogue.csv and no guide"),
     ],
 )
 def test_a_faulty_row_is_refused_with_its_line(

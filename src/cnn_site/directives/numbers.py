@@ -17,7 +17,8 @@ LETTERS = "abcdefghijklmnop"
 def numbers(page: Page, arguments: list[str], settings: Any) -> str:
     """A table of the record: one row a variant, each column of one kind.
 
-    `[[numbers lab/compare#techniques]]` is a table of another record; `names: {key: name}` renames rows.
+    `[[numbers lab/compare#techniques]]` is a table of another record; `names: {key: name}` renames rows;
+    `hardware: false` where what was measured does not depend on it: the date alone is said.
     """
     slug, _, table = arguments[0].rpartition("#")
     t = pages.recorded(slug) if slug else page.technique
@@ -48,6 +49,7 @@ def numbers(page: Page, arguments: list[str], settings: Any) -> str:
         made = [cell(t, record, base, key, column, kind) for key in chosen]
         for key, made_cell in zip(chosen, made, strict=True):
             cells[key].append(made_cell)
+        column = {"hardware": settings.get("hardware", True), **column}
         note = _note(t, record, table, column, kind, chosen)
         note_key = json.dumps(note, sort_keys=True)
         if note and note_key not in marks:
@@ -213,6 +215,11 @@ def _note(
                 f"docs/evidence/{t.slug}.json has no measured result {name!r}"
             )
         environment = entry["environment"]
+        where = (
+            hardware(environment)
+            if column["hardware"]
+            else f"As of {environment['date']}"
+        )
         arms = entry["result"].get("arms", {})
         values = [
             arms[k].get(column["measured"].rpartition(".")[2])
@@ -230,9 +237,7 @@ def _note(
             else ""
         )
         return {
-            "text": " ".join(
-                filter(None, [text, seeds_text, _sentence(hardware(environment))])
-            ),
+            "text": " ".join(filter(None, [text, seeds_text, _sentence(where)])),
             "sources": [],
             "record": True,
         }

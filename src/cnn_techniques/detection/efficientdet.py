@@ -373,7 +373,7 @@ def efficientdet_d7(num_classes: int = 90) -> EfficientDet:  # 1536
 
 
 def efficientdet_d7x(num_classes: int = 90) -> EfficientDet:  # 1536
-    """D7 on EfficientNet-B7, with a sixth level."""
+    """D7 on EfficientNet-B7, with a sixth level and the anchors of D6."""
     shape = (80, 224, 640), 384, 8, 5, num_classes
     return _efficientdet(efficientnet_b7(), *shape, levels=6, weighted=False)
 

@@ -82,11 +82,12 @@ def heatmap(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps as pictures: each divided by its largest number, and resized bilinearly.
 
     Shape: (N, h, w) -> (N, *size), from 0 to 1; a map of zeros stays one.
-    Raises: ValueError for other shapes, NaN, or a number below 0.
+    Raises: ValueError for other shapes, NaN, infinity, or a number below 0.
     """
-    if maps.ndim != 3 or not maps.numel() or not bool((maps >= 0).all()):
-        low = f", from {float(maps.min())}" if maps.numel() else ""
-        raise ValueError(f"expected (N, h, w) from 0, got {tuple(maps.shape)}{low}")
+    fine = (maps >= 0) & maps.isfinite()
+    if maps.ndim != 3 or not maps.numel() or not bool(fine.all()):
+        ends = f", from {maps.min()} to {maps.max()}" if maps.numel() else ""
+        raise ValueError(f"expected (N, h, w) from 0, got {tuple(maps.shape)}{ends}")
     top = maps.amax(dim=(1, 2), keepdim=True)  # (N, 1, 1)
     scaled = maps / top.clamp(min=torch.finfo(maps.dtype).tiny)
     return F.interpolate(scaled[:, None], size, mode="bilinear")[:, 0]
