@@ -194,7 +194,14 @@ WAYS: dict[str, Callable[..., Tensor]] = {
     "a layer that runs twice": lambda conv, norm, x: norm(conv(conv(x))),
     "a norm that runs twice": lambda conv, norm, x: norm(norm(conv(x))),
     "a part of the output": lambda conv, norm, x: norm(conv(x)[:, :, 1:]),
+    "an output that the network gives out": lambda conv, norm, x: given_too(
+        conv(x), norm
+    ),
 }
+
+
+def given_too(y: Tensor, norm: nn.Module) -> dict[str, list[Tensor]]:
+    return {"before and after": [y, norm(y)]}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -211,6 +218,22 @@ def test_a_size_that_is_asked_for_is_no_second_reader() -> None:
         return norm(y) if y.shape[1] == 3 and y.ndim == 4 else y
 
     assert norms_to_fold(Blocks(way).eval(), IMAGES) == {"norm": "conv"}
+
+
+@pytest.mark.parametrize("places", [5, 7])
+def test_a_norm_over_the_places_of_a_linear_layer_stays(places: int) -> None:
+    """Of (N, places, features) a BatchNorm1d norms the places, even if they are as many."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(places)).eval()
+    assert norms_to_fold(model, torch.randn(2, places, 6)) == {}
+
+
+def test_a_layer_in_half_precision_stays_so_behind_a_norm_in_single() -> None:
+    layer, norm = nn.Conv2d(3, 8, 3).half(), nn.BatchNorm2d(8).eval()
+    norm.running_mean.normal_()
+    fold_into(layer, norm)
+    assert {p.dtype for p in layer.parameters()} == {torch.float16}
+    expected = fuse_conv_bn_eval(nn.Conv2d(3, 8, 3).half().eval(), norm)
+    assert {p.dtype for p in expected.parameters()} == {torch.float16}
 
 
 def test_a_pruned_layer_is_left_alone() -> None:

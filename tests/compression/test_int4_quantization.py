@@ -430,6 +430,14 @@ def test_weights_that_are_not_finite_or_not_there_are_refused_by_name() -> None:
         int4_codes(torch.full((1, 4), 1e6), 4)
 
 
+def test_codes_that_are_no_half_bytes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"from 0 to 15, got torch\.uint8: .*16"):
+        pack_int4(torch.tensor([16, 1], dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"from 0 to 15, got torch\.int64"):
+        pack_int4(torch.tensor([1, 2]))
+    assert pack_int4(torch.zeros(0, dtype=torch.uint8)).shape == (0,)
+
+
 def test_a_network_with_nothing_to_quantise_is_refused_and_one_that_was() -> None:
     with pytest.raises(ValueError, match=r"ReLU has no nn\.Conv2d or nn\.Linear"):
         quantize_int4(nn.ReLU())

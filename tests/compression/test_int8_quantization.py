@@ -105,6 +105,32 @@ def test_inputs_equal_fake_quantize_per_tensor_in_a_thousand_ranges(evidence) ->
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_scales_and_zero_points_are_those_of_torchs_observers(bits: int) -> None:
+    from torch.ao.quantization.observer import MinMaxObserver, PerChannelMinMaxObserver
+
+    largest = 2 ** (bits - 1) - 1
+    draw = torch.Generator().manual_seed(bits)
+    weight = torch.randn(6, 3, 5, 5, generator=draw) * torch.logspace(-2, 2, 6)[:, None, None, None]  # fmt: skip
+    channels = PerChannelMinMaxObserver(
+        dtype=torch.qint8, qscheme=torch.per_channel_symmetric, quant_min=-largest, quant_max=largest
+    )  # fmt: skip
+    channels(weight)
+    scale, _ = channels.calculate_qparams()
+    torch.testing.assert_close(weight_scales(weight, bits).flatten(), scale)
+    for x in (torch.randn(50, generator=draw), torch.rand(50, generator=draw) + 2):
+        for part in (x, -x):
+            seen = MinMaxObserver(dtype=torch.quint8, quant_min=0, quant_max=2**bits - 1)  # fmt: skip
+            seen(part)
+            step, zero = seen.calculate_qparams()
+            layer = QuantizedLayer(
+                nn.Linear(2, 2), float(part.min()), float(part.max()), bits
+            )
+            torch.testing.assert_close(layer.step, step[0])
+            assert layer.zero == zero[0]
+
+
 @pytest.mark.parametrize(
     "layer", [nn.Conv2d(6, 4, 3, padding=1, groups=2), nn.Linear(20, 5)]
 )
@@ -197,6 +223,14 @@ def test_a_layer_that_runs_twice_has_the_range_of_both() -> None:
     assert (low, high) == (-5.0, 100.0)
 
 
+def test_a_layer_of_two_names_is_quantised_under_both() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer)).eval()
+    small = quantize_int8(model, IMAGES)
+    assert isinstance(small[0], QuantizedLayer)
+    assert small[2][0] is small[0]
+
+
 def test_a_network_that_is_one_layer() -> None:
     layer = nn.Linear(3, 2).eval()
     assert isinstance(quantize_int8(layer, torch.randn(4, 3)), QuantizedLayer)
@@ -228,6 +262,12 @@ def test_what_cannot_be_quantised_is_refused_by_name() -> None:
         quantize_int8(nn.ReLU().eval(), IMAGES)
     with pytest.raises(ValueError, match="the input of 0 is not finite"):
         quantize_int8(network(), IMAGES * torch.inf)
+    broken = network()
+    nn.init.constant_(broken[2].weight, torch.nan)
+    with pytest.raises(ValueError, match="the weight of 2 is not finite"):
+        quantize_int8(broken, IMAGES)
+    with pytest.raises(ValueError, match="2 to 8 bits, got 9"):
+        QuantizedLayer(nn.Linear(3, 2), -1.0, 1.0, bits=9)
 
 
 # ---------------------------------------------------------------- numbers

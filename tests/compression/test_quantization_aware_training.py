@@ -224,6 +224,21 @@ def test_what_is_converted_computes_the_same_to_the_last_bit(bits: int) -> None:
     }
 
 
+def test_what_is_converted_has_the_very_step_and_zero_point_of_training() -> None:
+    """Not those found again in double precision, of which some are an ulp away."""
+    apart = 0
+    for seed in range(40):
+        images = torch.randn(64, 8, generator=torch.Generator().manual_seed(seed))
+        layer = prepare_qat(nn.Linear(8, 2).eval(), images)
+        low, high = layer.low.clamp(max=0), layer.high.clamp(min=0)
+        converted = convert_qat(layer)
+        assert torch.equal(converted.step, (high - low) / 255)
+        assert converted.zero == (-low / converted.step).round()
+        again = QuantizedLayer(nn.Linear(8, 2), float(low), float(high))
+        apart += not torch.equal(again.step, converted.step)
+    assert apart > 0
+
+
 @pytest.mark.parametrize("bits", [8, 3])
 def test_untrained_it_is_quantisation_after_training(bits: int) -> None:
     converted = convert_qat(prepare_qat(network(), IMAGES, bits=bits))
@@ -263,6 +278,15 @@ def test_ranges_follow_in_training_and_rest_in_evaluation() -> None:
     kept = prepare_qat(nn.Linear(1, 1).eval(), torch.ones(1, 1), smoothing=1.0).train()
     kept(torch.tensor([[9.0]]))
     assert float(kept.high) == 1.0
+
+
+def test_a_layer_of_two_names_is_converted_under_both() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    model = prepare_qat(nn.Sequential(layer, nn.ReLU(), layer).eval(), IMAGES, bits=4)
+    converted = convert_qat(model)
+    assert converted[0] is converted[2]
+    assert isinstance(converted[0], QuantizedLayer)
+    assert torch.equal(converted(IMAGES), model(IMAGES))
 
 
 def test_a_network_that_is_one_layer() -> None:

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -393,7 +394,15 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "a second way round": lambda x: x + x.flip(1),
     "padding with channels": lambda x: F.pad(x, (0, 0, 0, 0, 1, 1))[:, 1:5],
     "a linear layer in the middle": lambda x: F.linear(x, torch.eye(x.shape[3])),
+    "channels written into others": lambda x: written(x),
 }
+
+
+def written(x: Tensor) -> Tensor:
+    """With a pruned x of one channel this would repeat it in all four, and say nothing."""
+    wide = torch.zeros(x.shape[0], 4, *x.shape[2:])
+    wide[:, :4] = x
+    return wide
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -501,6 +510,26 @@ def test_a_layer_that_does_not_run_is_refused_by_name() -> None:
     model.auxiliary = nn.Conv2d(64, 8, 1)
     with pytest.raises(ValueError, match="what auxiliary reads is not known"):
         prune_filters(model, 0.5, IMAGES)
+
+
+@dataclass
+class Scores:
+    values: Tensor
+
+
+def test_an_output_whose_tensors_are_hidden_is_refused() -> None:
+    """Its channels could not be told from those that nobody reads."""
+
+    class Hides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Scores:
+            return Scores(self.conv(x))
+
+    with pytest.raises(ValueError, match="tensors as outputs, got Scores"):
+        prune_filters(Hides(), 0.5, IMAGES)
 
 
 def test_a_convolution_that_makes_its_weight_anew_is_refused() -> None:

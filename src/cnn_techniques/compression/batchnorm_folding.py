@@ -45,7 +45,8 @@ def fold_into(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d) -> None:
         -1, *[1] * (layer.weight.ndim - 1)
     )  # (C, I, k, k)
     # --8<-- [end:step]
-    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(shift)
+    dtype = layer.weight.dtype  # a norm may be of a wider one
+    layer.weight, layer.bias = (nn.Parameter(t.to(dtype)) for t in (weight, shift))
 
 
 class _Reads(TorchFunctionMode):
@@ -69,7 +70,8 @@ def norms_to_fold(network: nn.Module, *inputs: Any) -> dict[str, str]:
     """Which batch norm can become part of which layer: norm -> layer, by name.
 
     Found by running the network: the norm gets a layer's output as it is, nothing else
-    reads that output, and both run once.
+    reads that output, nor does the network give it out, and both run once. Not behind a
+    linear layer on more than two dimensions, whose features are not what is normed.
 
     Raises: ValueError for a network of which a part is in training mode.
     """
@@ -83,10 +85,11 @@ def norms_to_fold(network: nn.Module, *inputs: Any) -> dict[str, str]:
     runs: Counter[str] = Counter()
 
     def layer_ran(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        def hook(module: Any, args: Any, output: Tensor) -> None:
             runs[name] += 1
-            made[id(output)] = (name, output)
-            reads.of[id(output)] = 0  # a tensor that is gone had this id
+            if output.ndim == module.weight.ndim:  # its channels are what is normed
+                made[id(output)] = (name, output)
+                reads.of[id(output)] = 0  # a tensor that is gone had this id
 
         return hook
 
@@ -110,10 +113,11 @@ def norms_to_fold(network: nn.Module, *inputs: Any) -> dict[str, str]:
             handles.append(module.register_forward_hook(norm_ran(name)))
     try:
         with reads:
-            network(*inputs)
+            outputs = network(*inputs)
     finally:
         for handle in handles:
             handle.remove()
+    reads.of.update(id(leaf) for leaf in tree_leaves(outputs))  # of who called
     return {
         norm: layer
         for norm, (layer, output) in pairs.items()

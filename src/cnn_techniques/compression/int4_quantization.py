@@ -57,7 +57,10 @@ def pack_int4(codes: Tensor) -> Tensor:
     """Two codes a byte, the first in its lower half.
 
     Shape: any, n numbers -> (ceil(n / 2),).
+    Raises: ValueError for a code that is no byte from 0 to 15.
     """
+    if codes.dtype != torch.uint8 or (codes > 15).any():
+        raise ValueError(f"expected bytes from 0 to 15, got {codes.dtype}: {codes}")
     # --8<-- [start:pack]
     flat = F.pad(codes.flatten(), (0, codes.numel() % 2))
     return flat[0::2] | flat[1::2] << 4

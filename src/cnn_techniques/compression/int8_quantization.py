@@ -46,6 +46,8 @@ class QuantizedLayer(nn.Module):
         high: the largest.
         bits: from 2 to 8, of weights and inputs.
         per_channel: a scale for each output channel of the weight, or one for all.
+
+    Raises: ValueError for bits outside 2 to 8.
     """
 
     weight: Tensor
@@ -62,6 +64,8 @@ class QuantizedLayer(nn.Module):
         per_channel: bool = True,
     ) -> None:
         super().__init__()
+        if bits not in range(2, 9):
+            raise ValueError(f"expected 2 to 8 bits, got {bits}")
         self.layer, self.bits = copy.deepcopy(layer), bits
         weight = self.layer.weight.detach()
         del self.layer.weight
@@ -113,7 +117,7 @@ def input_ranges(
         images: (N, ...), what the network takes; like those to come.
         percentile: of the inputs that lie between; 100 for the extremes.
 
-    Raises: ValueError for no image, another percentile, or a layer that does not run.
+    Raises: ValueError for no image, another percentile, what is not finite or not run.
     """
     kind = type(network).__name__
     if any(module.training for module in network.modules()):
@@ -129,10 +133,12 @@ def input_ranges(
     found: dict[str, tuple[float, float]] = {}
 
     def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: Any) -> None:
+        def hook(module: Any, args: Any) -> None:
             values = args[0].flatten().float()
             if not values.isfinite().all():
                 raise ValueError(f"the input of {name} is not finite")
+            if not module.weight.isfinite().all():
+                raise ValueError(f"the weight of {name} is not finite")
             last = values.numel() - 1
             cut = round(last * (100 - percentile) / 100)
             low = values.kthvalue(cut + 1).values.item() if cut else values.min().item()
@@ -173,6 +179,8 @@ def quantize_int8(
 ) -> nn.Module:
     """A copy in which every convolution and linear layer computes with integers.
 
+    Layers of a subclass are left as they are, and so are biases and norms.
+
     Args:
         network: in evaluation mode, its batch norms folded; it stays as it is.
         images: to calibrate with, a few hundred of the training set.
@@ -191,9 +199,10 @@ def quantize_int8(
         return QuantizedLayer(layer, *ranges[""], bits, per_channel).eval()
     for name, (low, high) in ranges.items():
         layer = quantized.get_submodule(name)
-        quantized.set_submodule(
-            name, QuantizedLayer(layer, low, high, bits, per_channel).eval()
-        )
+        made = QuantizedLayer(layer, low, high, bits, per_channel).eval()
+        for other, module in [*quantized.named_modules(remove_duplicate=False)]:
+            if module is layer:  # under every name that it has
+                quantized.set_submodule(other, made)
     return quantized
 
 

@@ -160,7 +160,9 @@ def convert_qat(network: nn.Module) -> nn.Module:
         made.step, made.zero = step, zero.long()
         if not name:  # the network is one layer
             return made.eval()
-        converted.set_submodule(name, made)
+        for other, module in [*converted.named_modules(remove_duplicate=False)]:
+            if module is layer:  # under every name that it has
+                converted.set_submodule(other, made)
     return converted.eval()
 
 

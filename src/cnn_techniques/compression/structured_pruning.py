@@ -22,10 +22,9 @@ from torch.utils._pytree import tree_leaves
 
 # --8<-- [start:module]
 # What these make has the channels of what they are given, each made of its like alone.
-CHANNELWISE = (
-    "relu relu_ relu6 leaky_relu elu silu gelu hardtanh hardswish hardsigmoid sigmoid "
-    "dropout max_pool2d avg_pool2d adaptive_avg_pool2d interpolate add add_ mul mul_"
-)
+CHANNELWISE = """relu relu_ relu6 leaky_relu elu silu gelu hardtanh hardswish
+hardsigmoid sigmoid dropout max_pool2d avg_pool2d adaptive_avg_pool2d interpolate
+add add_ mul mul_"""
 
 
 class _Follower(TorchFunctionMode):
@@ -63,7 +62,8 @@ class _Follower(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         leaves = tree_leaves((args, kwargs))
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        back = given[:1] if result is None else result  # x[:, 1:] = y: None
+        made = [leaf for leaf in tree_leaves(back) if isinstance(leaf, Tensor)]
         layers = [self.owner[id(x)] for x in given if id(x) in self.owner]
         number = 0
         if layers and function.__name__ in ("conv2d", "linear", "batch_norm"):
@@ -108,8 +108,10 @@ def _followed(network: nn.Module, inputs: Any) -> _Follower:
     network = copy.deepcopy(network).eval()
     follower = _Follower(network)
     with follower:
-        outputs = network(*inputs)
-    follower.tie(0, *map(follower.number, tree_leaves(outputs)))
+        leaves = tree_leaves(network(*inputs))
+    if hidden := [x for x in leaves if not isinstance(x, Tensor | int | float | None)]:
+        raise ValueError(f"expected tensors as outputs, got {type(hidden[0]).__name__}")
+    follower.tie(0, *map(follower.number, leaves))
     if idle := follower.layers.keys() - follower.reads.keys():
         raise ValueError(f"what {min(idle)} reads is not known: it did not run")
     for numbers in (follower.makes, follower.reads):
@@ -125,7 +127,7 @@ def tied_filters(network: nn.Module, *inputs: Any) -> list[list[str]]:
     Args:
         inputs: what the network takes, an image at least.
 
-    Raises: ValueError for a layer that does not run, by name.
+    Raises: ValueError for a layer that does not run, or outputs that are no tensors.
     """
     follower = _followed(network, inputs)
     groups: dict[int, list[str]] = {}
@@ -162,8 +164,7 @@ def weakest_filters(
         masks |= dict.fromkeys(group, mask)
         # --8<-- [end:choose]
     convolutions = {n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
-    wrong = (convolutions - {*masks, *keep}) | (set(keep) - convolutions)
-    if wrong:
+    if wrong := (convolutions - {*masks, *keep}) | (set(keep) - convolutions):
         raise ValueError(f"must be in keep, or is unknown there: {sorted(wrong)}")
     return masks
 
@@ -184,8 +185,7 @@ def remove_filters(
     masked: dict[int, Tensor] = {}
     for name, number in follower.makes.items():
         if isinstance(follower.layers[name], nn.Conv2d):
-            weight = follower.layers[name].weight
-            stays = weight.new_ones(weight.shape[:1], dtype=torch.bool)
+            stays = torch.ones_like(follower.layers[name].weight[:, 0, 0, 0]).bool()
             mask = masks.get(name, stays)
             same = masked.setdefault(number, mask) if number else stays
             if mask.shape != stays.shape or not mask.any() or not mask.equal(same):
