@@ -17,4 +17,6 @@ def within(macs: float, widths: list[float], sizes: list[int]) -> list[tuple]:
             if cost.macs <= macs:
                 fits.append((cost.macs, cost.params, width, size))
     return sorted(fits, reverse=True)
+
+
 # --8<-- [end:usage]

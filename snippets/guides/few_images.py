@@ -19,11 +19,14 @@ def folds(labels: Tensor, parts: int, seed: int = 0) -> Tensor:
     """The part, 0 to parts - 1, that each image is tested in; classes evenly."""
     if not 2 <= parts <= len(labels):
         raise ValueError(f"expected 2 to {len(labels)} parts, got {parts}")
-    draw, found, dealt = torch.Generator().manual_seed(seed), torch.empty_like(labels), 0
+    draw = torch.Generator().manual_seed(seed)
+    found, dealt = torch.empty_like(labels), 0
     for name in labels.unique():
         rows = (labels == name).nonzero()[:, 0]
         rows = rows[torch.randperm(len(rows), generator=draw)]
         found[rows] = (torch.arange(len(rows)) + dealt) % parts
         dealt += len(rows)
     return found
+
+
 # --8<-- [end:usage]

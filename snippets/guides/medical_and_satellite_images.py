@@ -58,4 +58,6 @@ def tiled(network: nn.Module, image: Tensor, size: int, margin: int) -> Tensor:
             row.append(scores[..., : bottom - top, : right - left])
         rows.append(torch.cat(row, dim=3))
     return torch.cat(rows, dim=2)
+
+
 # --8<-- [end:usage]

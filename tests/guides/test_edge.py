@@ -38,4 +38,4 @@ def test_the_counts_are_those_of_every_layer_and_only_what_fits_is_named() -> No
 
 def test_only_the_width_changes_the_parameters() -> None:
     rows = within(1e12, [0.25, 0.5], [64, 96])
-    assert {(row[2], row[1]) for row in rows}.__len__() == 2
+    assert len({(row[2], row[1]) for row in rows}) == 2

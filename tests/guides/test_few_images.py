@@ -17,7 +17,9 @@ def test_the_interval_ends_where_the_share_is_z_deviations_away(
 ) -> None:
     for end in GUIDE["wilson"](right, images):
         away = abs(right / images - end)
-        assert away == pytest.approx(1.96 * math.sqrt(end * (1 - end) / images), abs=1e-7)
+        assert away == pytest.approx(
+            1.96 * math.sqrt(end * (1 - end) / images), abs=1e-7
+        )
 
 
 def test_counts_that_cannot_be_are_refused() -> None:

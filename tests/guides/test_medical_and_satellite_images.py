@@ -23,7 +23,7 @@ def test_tiles_equal_the_whole_image_with_the_margin_of_the_receptive_field() ->
     assert not torch.allclose(GUIDE["tiled"](network, image, 16, 2), whole)
 
 
-def test_tiles_of_a_network_with_strides_equal_the_whole_image_at_its_multiples() -> None:
+def test_tiles_of_strided_layers_equal_the_whole_image_at_multiples() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3, stride=2, padding=1),
