@@ -35,14 +35,6 @@ def first_convolution(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     return new
 
 
-def split(groups: Tensor, share: float, seed: int = 0) -> Tensor:
-    """True for the test images: whole groups (patients, places), about `share`."""
-    names = groups.unique()
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    held = names[order[: max(1, round(share * len(names)))]]
-    return torch.isin(groups, held)
-
-
 @torch.no_grad()
 def tiled(network: nn.Module, image: Tensor, size: int, margin: int) -> Tensor:
     """Scores (N, K, H, W) from tiles of `size` pixels with `margin` more around."""

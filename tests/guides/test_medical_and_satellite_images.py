@@ -50,14 +50,6 @@ def test_a_convolution_of_groups_is_refused() -> None:
         GUIDE["first_convolution"](nn.Conv2d(4, 4, 3, groups=4), 1)
 
 
-def test_no_group_is_in_both_parts_and_the_share_is_kept() -> None:
-    groups = torch.arange(50).repeat_interleave(3)
-    for seed in range(5):
-        test = GUIDE["split"](groups, 0.2, seed)
-        assert not set(groups[test].tolist()) & set(groups[~test].tolist())
-        assert test.sum() == 30
-
-
 def test_values_beyond_the_bits_are_refused() -> None:
     assert GUIDE["unit"](torch.tensor([0, 4095]), 12).tolist() == [0.0, 1.0]
     with pytest.raises(ValueError, match="expected 0 to 4095, got 0 to 5000"):
