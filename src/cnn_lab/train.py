@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,8 @@ def train(
                 raise Refused(f"--deterministic: {one_line(error)}") from None
             if not process_lost(error, accelerator.num_processes):
                 raise
+            with suppress(RuntimeError):  # of a signal on its way that tells the same
+                time.sleep(0.1)
             raise Refused(
                 f"another process has ended ({short_reason(error)}), so this one stops; "
                 f"{resume_hint(folder, task.command)}"

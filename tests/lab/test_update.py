@@ -230,7 +230,10 @@ def test_a_run_in_parts_goes_on_to_the_same_bytes(
 def test_scaled_gradients_are_clipped_after_the_scale_is_taken_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """float16 needs a GPU; that Accelerate is asked, which knows the scale, does not."""
+    """float16 needs a GPU; that Accelerate is asked, which knows the scale, does not.
+
+    In full precision nothing is scaled, and Accelerate not asked.
+    """
     asked: list[object] = []
     clip = update.clip_gradient_norm
 
@@ -243,6 +246,9 @@ def test_scaled_gradients_are_clipped_after_the_scale_is_taken_out(
 
     monkeypatch.setattr(training.accelerate.Accelerator, "unscale_gradients", unscale)
     monkeypatch.setattr(update, "clip_gradient_norm", clipped)
-    recipe = Recipe("LeNet5", epochs=1, batch_size=400, clip=0.25, accumulate=2)
-    train(recipe, tmp_path)
+    options = {"epochs": 1, "batch_size": 400, "clip": 0.25, "accumulate": 2}
+    train(Recipe("LeNet5", mixed_precision="bf16", **options), tmp_path / "half")
     assert asked == ["unscaled", 0.25] * 3
+    asked.clear()
+    train(Recipe("LeNet5", **options), tmp_path / "full")
+    assert asked == [0.25] * 3
