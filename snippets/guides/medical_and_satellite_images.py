@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 def unit(raw: Tensor, bits: int) -> Tensor:
     """Values of `bits` bits, in any integer type, as 0 to 1."""
-    if raw.min() < 0 or raw.max() >= 2**bits:
-        low, high = raw.min(), raw.max()
+    values = raw.long()  # bytes would take 2**8 for 0, and uint16 has no minimum
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= 2**bits:
         raise ValueError(f"expected 0 to {2**bits - 1}, got {low} to {high}")
-    return raw.float() / (2**bits - 1)
+    return values.float() / (2**bits - 1)
 
 
 def first_convolution(conv: nn.Conv2d, channels: int) -> nn.Conv2d:

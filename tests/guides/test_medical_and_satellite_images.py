@@ -2,6 +2,7 @@
 
 import runpy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -48,6 +49,15 @@ def test_equal_channels_give_what_they_gave_before(channels: int) -> None:
 def test_a_convolution_of_groups_is_refused() -> None:
     with pytest.raises(ValueError, match="one group"):
         GUIDE["first_convolution"](nn.Conv2d(4, 4, 3, groups=4), 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [("uint8", 8), ("uint16", 12), ("uint16", 16), ("int16", 12), ("int32", 16)],
+)
+def test_values_of_every_integer_type_become_0_to_1(dtype: str, bits: int) -> None:
+    raw = np.array([0, 2**bits - 1], dtype=dtype)
+    assert GUIDE["unit"](torch.from_numpy(raw), bits).tolist() == [0.0, 1.0]
 
 
 def test_values_beyond_the_bits_are_refused() -> None:
