@@ -15,7 +15,7 @@ import typer
 from typer import Argument, Option
 
 from . import compare as comparison
-from . import curves, networks, objects, show
+from . import curves, networks, object_networks, objects, show
 from .checkpoint import NotACheckpoint
 from .compress import compress as make_smaller
 from .export import Format
@@ -252,9 +252,9 @@ def _run(
     dry_run: bool = False,
     task: Task = CLASSIFY,
 ) -> None:
-    command = objects.command_of(recipe.network)
+    command = object_networks.command_of(recipe.network)
     known = recipe.network.partition("(")[0] in networks.networks()
-    if command != task.command and (command in objects.PLACES or known):
+    if command != task.command and (command in object_networks.PLACES or known):
         raise Refused(f"{recipe.network} is for `cnn-lab {command}`")
     if out and resume and out != resume:
         raise Refused(f"--resume {resume} goes on in its own folder, not in {out}")
@@ -405,8 +405,8 @@ def _network(command: str) -> Any:
     return Annotated[
         str,
         Argument(
-            help=f"A network: {', '.join(objects.names(command))}; or a call as in "
-            f'Python, such as "{objects.names(command)[-1]}(width=24)".'
+            help=f"A network: {', '.join(object_networks.names(command))}; or a call as in "
+            f'Python, such as "{object_networks.names(command)[-1]}(width=24)".'
         ),
     ]
 
@@ -498,7 +498,7 @@ def compare(
     The same command again goes on after a stop. Page lab/compare.
     """
     folder = out or Path("runs") / f"compare-{_folder_name(recipe)}"
-    if (command := objects.command_of(recipe.network)) != CLASSIFY.command:
+    if (command := object_networks.command_of(recipe.network)) != CLASSIFY.command:
         raise Refused(f"{recipe.network} is for `cnn-lab {command}`")
     changed = [_arm(recipe, text) for text in arms]
     settings = Settings(root, download, workers)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import checkpoint, networks, own
+from . import checkpoint, networks, object_networks, own
 from .checkpoint import NotACheckpoint
 from .fit import BadData, SingleProcess
 from .norms import replace_norms
@@ -84,9 +84,8 @@ def load_network(
 
 
 def _build(name: str, num_classes: int) -> nn.Module:
-    from . import objects  # which needs this module too
-
-    make = networks.build if objects.command_of(name) == "train" else objects.build
+    command = object_networks.command_of(name)
+    make = networks.build if command == "train" else object_networks.build
     return make(name, num_classes)
 
 

@@ -18,12 +18,13 @@ import torchvision
 from PIL import Image
 from torchvision.ops import box_iou
 
-from cnn_lab import checkpoint, coco, objects
+from cnn_lab import checkpoint, coco, object_networks, objects
 from cnn_lab.compress import compress
 from cnn_lab.evaluate import load_network
 from cnn_lab.export import export
 from cnn_lab.fit import BadData, SingleProcess
-from cnn_lab.objects import DETECT, DETECTORS, SEGMENT, SEGMENTERS, Objects
+from cnn_lab.object_networks import DETECTORS, SEGMENTERS
+from cnn_lab.objects import DETECT, SEGMENT, Objects
 from cnn_lab.predict import report
 from cnn_lab.recipe import Recipe, Settings
 from cnn_lab.report import report as report_measures
@@ -177,9 +178,9 @@ def test_an_image_without_objects_is_learnt_from(content: Json, tmp_path: Path) 
     assert empty.regions == []
     source = coco.CocoImages([empty] * 4, 96, (0.0,) * 3, (1.0,) * 3, masks=False)
     x, y = source.take(torch.arange(4), torch.empty(4, 0))
-    for make in objects.SMALL["detect"]:
-        model = objects.build(f"{make.__name__}(width=8)", 10)
-        assert objects.kind_of(model).loss(model, x, y).isfinite()
+    for make in object_networks.SMALL["detect"]:
+        model = object_networks.build(f"{make.__name__}(width=8)", 10)
+        assert object_networks.kind_of(model).loss(model, x, y).isfinite()
 
 
 def test_crowds_are_not_learnt_from_and_not_counted(
@@ -479,8 +480,8 @@ def test_other_requests_are_refused_before_the_first_step(
 @pytest.mark.parametrize("task", [DETECT, SEGMENT])
 def test_every_network_learns_and_is_tested(task: Objects, tmp_path: Path) -> None:
     tried = set()
-    for make in objects.SMALL[task.command]:
-        model = objects.build(f"{make.__name__}(width=4)", 11)
+    for make in object_networks.SMALL[task.command]:
+        model = object_networks.build(f"{make.__name__}(width=4)", 11)
         tried.add(type(model))
         data = objects.open_objects("scenes:8", objects.Format(3, task.masks), Silent())
         x, y = data.train.take(torch.arange(2), torch.empty(2, 0))
@@ -510,7 +511,7 @@ def test_a_run_starts_from_weights_of_other_classes_and_says_what_begins_anew(
         before = load_network(source)[0].state_dict()
         torch.save({f"module.{k}": v for k, v in before.items()}, plain)
         for classes, path in ((10 + task.masks, source), (3, source), (3, plain)):
-            model = objects.build(network, classes)
+            model = object_networks.build(network, classes)
             drawn = {k: v.clone() for k, v in model.state_dict().items()}
             note = objects.start_from(model, path, network)
             after, fits = model.state_dict(), 0
@@ -521,7 +522,9 @@ def test_a_run_starts_from_weights_of_other_classes_and_says_what_begins_anew(
             assert ("begin anew" in note) == (classes == 3) == (fits < len(after))
             assert ("module. taken off" in note) == (path.suffix == ".pth")
     with pytest.raises(ValueError, match=r"does not fit small_unet.*is needed, got"):
-        objects.start_from(objects.build("small_unet", 11), source, "small_unet")
+        objects.start_from(
+            object_networks.build("small_unet", 11), source, "small_unet"
+        )
 
 
 def test_published_weights_of_torchvision_are_a_start_for_other_classes(
@@ -531,7 +534,7 @@ def test_published_weights_of_torchvision_are_a_start_for_other_classes(
         weights=None, weights_backbone=None, num_classes=91
     )
     torch.save(theirs.state_dict(), tmp_path / "fcos.pth")
-    model = objects.build("fcos_resnet50_fpn", 4)
+    model = object_networks.build("fcos_resnet50_fpn", 4)
     note = objects.start_from(model, tmp_path / "fcos.pth", "fcos_resnet50_fpn")
     assert "cls_logits" in note
     for name, tensor in model.state_dict().items():
@@ -725,8 +728,8 @@ def test_boxes_are_told_in_pixels_of_the_image(
         "scores": torch.tensor([0.9, 0.1]),
         "labels": torch.tensor([3, 4]),
     }
-    kind = objects.Kind(lambda *_: torch.zeros(1), lambda *_: [found])
-    monkeypatch.setitem(objects.DETECTORS, type(model), kind)
+    kind = object_networks.Kind(lambda *_: torch.zeros(1), lambda *_: [found])
+    monkeypatch.setitem(object_networks.DETECTORS, type(model), kind)
     state["size"] = 48  # the image, of 96 x 72 pixels, is given as 48 x 36
     model.forward = lambda x: x  # type: ignore[method-assign]
     _, told = objects._predicted(model, state, str(yard / "coco/images/0.png"))
@@ -744,8 +747,8 @@ def test_the_surest_of_two_boxes_is_told_first_and_drawn_on_top(
         "scores": torch.tensor([0.6, 0.9, 0.7]),
         "labels": torch.tensor([3, 4, 5]),
     }
-    kind = objects.Kind(lambda *_: torch.zeros(1), lambda *_: [found])
-    monkeypatch.setitem(objects.DETECTORS, type(model), kind)
+    kind = object_networks.Kind(lambda *_: torch.zeros(1), lambda *_: [found])
+    monkeypatch.setitem(object_networks.DETECTORS, type(model), kind)
     model.forward = lambda x: x  # type: ignore[method-assign]
     drawn, told = objects._predicted(model, state, str(yard / "coco/images/0.png"))
     assert [t["name"] for t in told["objects"]] == ["digit 4", "digit 5", "digit 3"]
@@ -756,7 +759,7 @@ def test_the_surest_of_two_boxes_is_told_first_and_drawn_on_top(
 def learnt(model: torch.nn.Module, x: torch.Tensor, y: Any) -> Any:
     """What a network says of a batch that it has seen sixty times."""
     kind, optimizer = (
-        objects.kind_of(model),
+        object_networks.kind_of(model),
         torch.optim.AdamW(model.parameters(), 3e-3),
     )
     for _ in range(60):
@@ -769,10 +772,10 @@ def learnt(model: torch.nn.Module, x: torch.Tensor, y: Any) -> Any:
         return kind.answer(model.eval()(x), x)
 
 
-@pytest.mark.parametrize("name", [m.__name__ for m in objects.SMALL["detect"]])
+@pytest.mark.parametrize("name", [m.__name__ for m in object_networks.SMALL["detect"]])
 def test_every_detector_learns_from_boxes_in_pixels_and_finds_such(name: str) -> None:
     torch.manual_seed(0)
-    model = objects.build(f"{name}(width=8)", 3)
+    model = object_networks.build(f"{name}(width=8)", 3)
     x = torch.zeros(2, 3, 96, 96)
     x[:, :, 30:60, 20:70] = 1  # one object in each, at the same place
     box = torch.tensor([[20.0, 30, 70, 60]])
@@ -784,20 +787,20 @@ def test_every_detector_learns_from_boxes_in_pixels_and_finds_such(name: str) ->
     assert float(box_iou(found[0]["boxes"][best][None], box)) > 0.5
 
 
-@pytest.mark.parametrize("name", [m.__name__ for m in objects.SMALL["segment"]])
+@pytest.mark.parametrize("name", [m.__name__ for m in object_networks.SMALL["segment"]])
 def test_every_segmenter_learns_pixels_and_labels_all_of_them(name: str) -> None:
     torch.manual_seed(0)
-    model = objects.build(f"{name}(width=8)", 3)
+    model = object_networks.build(f"{name}(width=8)", 3)
     x = torch.zeros(2, 3, 64, 96)
     x[:, :, 16:48, 32:64] = 1
     y = x[:, 0].long()
-    y[:, :8] = objects.IGNORED
+    y[:, :8] = coco.IGNORED
     scores = learnt(model, x, y)
     assert scores.shape == (2, 3, 64, 96)
-    seen = y != objects.IGNORED
+    seen = y != coco.IGNORED
     assert float((scores.argmax(1) == y)[seen].double().mean()) > 0.9
-    nothing = torch.full_like(y, objects.IGNORED)
-    assert objects.kind_of(model).loss(model, x, nothing).item() == 0
+    nothing = torch.full_like(y, coco.IGNORED)
+    assert object_networks.kind_of(model).loss(model, x, nothing).item() == 0
 
 
 @pytest.mark.slow
@@ -806,12 +809,12 @@ def test_what_exports_computes_the_same(yard: Path, tmp_path: Path) -> None:
         result = export(yard / task.command / LAST, tmp_path / f"{task.command}.onnx")
         assert result["difference"] < 1e-4
     for name in ("small_yolov8", "small_detr", "small_efficientdet", "small_segformer"):
-        raw = objects.Raw(objects.build(f"{name}(width=8)", 3)).eval()
+        raw = objects.Raw(object_networks.build(f"{name}(width=8)", 3)).eval()
         x = torch.rand(2, 3, 64, 64)
         told = zip(raw.outputs, raw(x), strict=True)
         assert all(part.shape[0] == 2 for _, part in told)
     with pytest.raises(Refused, match="a FasterRCNN cannot be exported"):
-        objects.Raw(objects.build("small_faster_rcnn(width=4)", 3)).outputs  # noqa: B018
+        objects.Raw(object_networks.build("small_faster_rcnn(width=4)", 3)).outputs  # noqa: B018
 
 
 def test_compress_is_for_classifiers_and_says_so(yard: Path, tmp_path: Path) -> None:
