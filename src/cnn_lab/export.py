@@ -30,6 +30,7 @@ from .evaluate import (
     saved_input_format,
 )
 from .fit import BadData, Source
+from .photos import MIDDLE
 from .recipe import Settings
 from .smaller import still_float
 from .stop import Refused
@@ -101,7 +102,7 @@ def export(
         "std": state["std"],
         "size": list(images.shape[-2:]),
         "channels": images.shape[1],
-        "cut": 1.0 if task or saved_input_format(state).whole else 0.875,
+        "cut": 1.0 if task or saved_input_format(state).whole else MIDDLE,
         "network": state["recipe"]["network"],
         "version": f"cnn-techniques {version('cnn-techniques')}",
     }

@@ -26,6 +26,7 @@ TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation")
 TEST = ("test", "testing", *VALIDATION)  # the first that is there
 FIFTH = 1 / 5
+MIDDLE = 224 / 256  # the usual share of the shorter side that a test cuts out
 ORIENTATION = ExifTags.Base.Orientation
 
 
@@ -298,8 +299,7 @@ class Photos:
             return v2.RandomHorizontalFlip()(cut)  # type: ignore[no-any-return]
         if self.input_format.whole:
             return T.resize(image, [self.size, self.size], antialias=True)  # type: ignore[no-any-return]
-        # The usual ratio of the shorter side to what is cut out: 256 to 224.
-        image = T.resize(_not_thin(image), [math.ceil(self.size / 0.875)])
+        image = T.resize(_not_thin(image), [math.ceil(self.size / MIDDLE)])
         return T.center_crop(image, [self.size, self.size])  # type: ignore[no-any-return]
 
 

@@ -11,12 +11,14 @@ import onnx
 import onnx_ir
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cnn_lab import checkpoint, cli, networks
 from cnn_lab.evaluate import load_network
 from cnn_lab.export import export
 from cnn_lab.fit import BadData
+from cnn_lab.photos import InputFormat, Photos
 from cnn_lab.recipe import Recipe
 from cnn_lab.saved import LAST
 from cnn_lab.sources import normalised
@@ -83,6 +85,30 @@ def test_the_file_says_all_that_is_needed_and_nothing_of_the_machine(
     assert [o.name for o in model.graph.output] == ["scores"]
     assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
     assert [f.name for f in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_the_file_of_a_run_on_photos_says_which_part_its_tests_see(
+    tmp_path: Path,
+) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for n in range(6):
+            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{n}.png")
+    recipe = Recipe(SMALL, data=f"folder:{tmp_path / 'photos'}", size=8, epochs=1)
+    train(recipe, tmp_path / "run")
+    export(tmp_path / "run" / LAST, tmp_path / "net.onnx")
+    about = {p.key: p.value for p in onnx.load(tmp_path / "net.onnx").metadata_props}
+    for less, all_white in ((0.0, True), (0.1, False)):
+        edge = round((1 - json.loads(about["cut"]) + less) / 2 * 320)
+        photo = np.zeros((320, 320, 3), np.uint8)
+        photo[edge : 320 - edge, edge : 320 - edge] = 255
+        Image.fromarray(photo).save(tmp_path / "photo.png")
+        shape = InputFormat(3, 224, (0.0,) * 3, (1.0,) * 3)
+        photos = Photos([(str(tmp_path / "photo.png"), 0)], shape)
+        image = photos.take(torch.tensor([0]), torch.empty(1, 0))[0]
+        assert bool(image[..., 2:-2, 2:-2].min() > 0.99) == all_white
 
 
 USED = """
