@@ -146,8 +146,9 @@ def train(
                 raise Refused(f"--deterministic: {one_line(error)}") from None
             if not process_lost(error, accelerator.num_processes):
                 raise
-            with suppress(RuntimeError):  # of a signal on its way that tells the same
-                time.sleep(0.1)
+            if accelerator.num_processes == 1:  # a loader, whose end is told twice
+                with suppress(RuntimeError):  # by a signal on its way
+                    time.sleep(0.1)
             raise Refused(
                 f"another process has ended ({short_reason(error)}), so this one stops; "
                 f"{resume_hint(folder, task.command)}"
