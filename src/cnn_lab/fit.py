@@ -8,7 +8,7 @@ therefore go on from any step, and how many processes load images changes nothin
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+# Windows has no SIGHUP.
+STOP_SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 Targets = Any  # a tensor, or a sequence with one entry an image
 Loss = Callable[[nn.Module, Tensor, Targets], Tensor]
@@ -204,14 +207,19 @@ def train_steps(
             batches = TrainingBatches(
                 source, seed, epoch, batch_size, accelerator, first
             )
+            # One process draws what it always drew; others have streams of their own.
+            others = [2, rank] if (rank := accelerator.process_index) else []
+            # All at once: between two steps each would take some times as long.
+            seeds = [
+                seed_of(seed, epoch, step, 1, *others)
+                for step in range(first, per_epoch)
+            ]
             for step, (x, y) in enumerate(load_batches(batches, workers), first):
-                # One process draws what it always drew; others have streams of their own.
-                others = [2, rank] if (rank := accelerator.process_index) else []
                 if batch_transform is not None:
                     draw = generator(seed, epoch, step, *others)
                     x, y = batch_transform(x, y, draw)
                 # For the model's own draws.
-                seeded(seed_of(seed, epoch, step, 1, *others))
+                seeded(seeds[step - first])
                 x = x.to(accelerator.device, non_blocking=True)
                 y = _to(y, accelerator.device)
                 size = batches.size(step)
@@ -358,7 +366,7 @@ def load_batches(
     """
     loaded: Iterable[Any] = (planned[index] for index in range(len(planned)))
     if workers:
-        loaded = torch.utils.data.DataLoader(
+        loaded = _Loader(
             planned,  # type: ignore[arg-type]
             batch_size=None,
             num_workers=workers,
@@ -373,15 +381,36 @@ def load_batches(
         yield batch
 
 
+class _Loader(torch.utils.data.DataLoader[Any]):
+    """Whose processes no signal to stop ends while they are starting."""
+
+    def __iter__(self) -> Any:
+        with _stop_signals_held():
+            return super().__iter__()
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
 def _quiet(worker: int) -> None:
     """Signals to stop are for the process that trains; its workers end with it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+@contextmanager
+def _stop_signals_held() -> Iterator[None]:
+    """For this thread and the processes that it starts; this one gets them afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fit(

@@ -11,6 +11,8 @@ from pathlib import Path
 import accelerate
 import torch
 
+from .fit import STOP_SIGNALS
+
 # Seen here where a process that loads images ends while it hands one over.
 CONNECTION_LOST = (ConnectionResetError, ConnectionRefusedError, EOFError)
 
@@ -50,8 +52,7 @@ def stop_signals(accelerator: accelerate.Accelerator) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = {s: signal.getsignal(s) for s in stopping}
+    handlers = {s: signal.getsignal(s) for s in STOP_SIGNALS}
     handlers = {
         s: handler for s, handler in handlers.items() if handler != signal.SIG_IGN
     }

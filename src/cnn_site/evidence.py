@@ -135,7 +135,6 @@ class Evidence:
         slug: the technique, as `attention/squeeze-and-excitation`.
         update: write what is stale instead of refusing it.
         test: the test that asks, "path::name": made by it is what a closure measures.
-        named: here it notes what it writes or holds, as (section, key).
     """
 
     def __init__(
@@ -144,10 +143,8 @@ class Evidence:
         update: bool = False,
         folder: Path = FOLDER,
         test: str = "",
-        named: set[tuple[str, str]] | None = None,
     ) -> None:
         self.slug, self.update, self.folder, self.test = slug, update, folder, test
-        self.named = set() if named is None else named
 
     @cached_property
     def command(self) -> str:
@@ -206,7 +203,6 @@ class Evidence:
             raise StaleRecord(
                 f"measured results are made on purpose: {self.command} -m record"
             )
-        self.named.add(("measured", name))
         holds_values = fingerprint.holds(run) or not hasattr(run, "__code__")
         made_by = self.test if holds_values and self.test else fingerprint.made_by(run)
         arguments = _plain(arguments)
@@ -253,7 +249,6 @@ class Evidence:
         compared: Callable[[Any], Any] = lambda value: value,
         stamp: str = "",
     ) -> None:
-        self.named.add((section, key))
         record = load(self.slug, self.folder)
         old = record.get(section, {}).get(key) if key else record.get(section)
         stale = (

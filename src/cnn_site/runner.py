@@ -138,29 +138,33 @@ def record_of(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def _named(request: pytest.FixtureRequest) -> Iterator[set[tuple[str, str]]]:
-    """What the tests of a file named in the record; what none of them can name is refused when the last has run."""
-    named: set[tuple[str, str]] = set()
-    yield named
+def _no_orphans(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After the last test of a file: what none of its tests can name is refused.
+
+    Read from the code of all of them, since another process may have run the others.
+    """
+    yield
     config, path = request.config, request.path
     some = config.option.keyword or config.getoption("lf", False)
     if some or any("::" in argument for argument in config.args):
         return  # not all tests of the file are known
-    names = {(section, re.escape(key)) for section, key in named}
-    for test, texts in config.stash[TESTS][path].items():
-        names |= set(may_name(f"{path.relative_to(ROOT)}::{test}", texts))
+    names = {
+        name
+        for test, texts in config.stash[TESTS][path].items()
+        for name in may_name(f"{path.relative_to(ROOT)}::{test}", texts)
+    }
     drop_orphans(record_of(path), names, config.getoption("--update-evidence"))
 
 
 @pytest.fixture
-def evidence(request: pytest.FixtureRequest, _named: set[tuple[str, str]]) -> Evidence:
+def evidence(request: pytest.FixtureRequest, _no_orphans: None) -> Evidence:
     """The record of the technique, part of the lab or guide whose proof file asks for it."""
     slug, update = (
         record_of(request.path),
         request.config.getoption("--update-evidence"),
     )
     test = "::".join(request.node.nodeid.split("[")[0].split("::")[:2])
-    return Evidence(slug, update, test=test, named=_named)
+    return Evidence(slug, update, test=test)
 
 
 # --- drafts -----------------------------------------------------------------------------------------------------------

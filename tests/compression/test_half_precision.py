@@ -19,7 +19,7 @@ from cnn_techniques.compression import FloatFormat, HalfPrecision, round_to
 from cnn_techniques.compression.half_precision import BFLOAT16, FLOAT16
 
 FORMATS = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16}
-DTYPES = list(FORMATS)
+DTYPES = [pytest.param(d, id=str(d).removeprefix("torch.")) for d in FORMATS]
 NO_DEVICE_CASES = "its precision is what it is about; devices are compared in float64"
 
 

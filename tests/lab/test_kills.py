@@ -381,6 +381,42 @@ def test_a_signal_saves_and_says_how_to_go_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_while_processes_that_load_images_start_is_for_the_one_that_trains(
+    number: int, code: int, tmp_path: Path
+) -> None:
+    """They start for every test of an epoch; here that takes them two seconds."""
+    (tmp_path / "starts.py").write_text(
+        "import time, cnn_lab.cli, cnn_lab.fit\n"
+        "quiet = cnn_lab.fit._quiet\n"
+        "def slowly(worker):\n"
+        "    open(f'started-{worker}', 'w').close()\n"
+        "    time.sleep(2)\n"
+        "    quiet(worker)\n"
+        "cnn_lab.fit._quiet = slowly\n"
+        "cnn_lab.cli.main()\n"
+    )
+    command = [sys.executable, "starts.py", "train", *LONG, "--workers", "2"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_interruptible,
+        start_new_session=True,
+    ) as process:
+        while not (tmp_path / "started-1").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert STOPPED.fullmatch(errors), errors
+
+
+@pytest.mark.slow
 def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
     """Here its steps are never over: the loss waits for an hour."""
     (tmp_path / "slow.py").write_text(

@@ -1,69 +1,85 @@
-"""Accuracy against bytes of the compression pages, from their records."""
+"""Accuracy against bytes and against time of one network in all forms, from their record."""
 
 from cnn_site import pages
 from cnn_site.figures.scatter import Dot, Mark, scatter_svg
 
 MARKS = {
     "float32": Mark("data", "square"),
+    "ONNX Runtime": Mark("data", "up"),
     "16 bits": Mark("norm", "circle"),
+    "bfloat16": Mark("norm", "circle"),
+    "float16": Mark("norm", "up"),
     "INT8": Mark("gate", "diamond"),
-    "INT4": Mark("loss", "diamond"),
-    "single weights pruned, zlib": Mark("conv", "circle"),
+    "ONNX Runtime, INT8": Mark("gate", "diamond"),
+    "INT8, simulated": Mark("gate", "circle"),
+    "INT4 weights": Mark("loss", "diamond"),
     "filters removed": Mark("pool", "square"),
+    "weights pruned": Mark("conv", "circle"),
+}
+TRADED = {
+    "INT4 weights": ["int4_32", "int4_128"],
+    "filters removed": ["filters_25", "filters_50", "filters_75"],
+    "weights pruned": ["zeros_50", "zeros_80", "zeros_90", "zeros_95"],
+}
+# What has one size may have several speeds.
+BY_BYTES = {
+    "float32": ["float32", "folded", "onnx"],
+    "16 bits": ["float16", "bfloat16"],
+    "INT8": ["onnx_int8", "int8", "qat"],
+    **TRADED,
+}
+BY_TIME = {
+    "float32": ["folded", "float32"],
+    "ONNX Runtime": ["onnx"],
+    "bfloat16": ["bfloat16"],
+    "float16": ["float16"],
+    "ONNX Runtime, INT8": ["onnx_int8"],
+    "INT8, simulated": ["int8", "qat"],
+    **TRADED,
+}
+ROWS = pages.load("lab/compressed")["measured"]["forms"]["result"]["arms"]
+
+
+def kilobytes(key: str) -> float:
+    """Zeros are worth their place in a compressed file alone."""
+    row = ROWS[key]
+    return float(row["zipped"] if key.startswith("zeros") else row["bytes"]) / 1000
+
+
+def milliseconds(key: str) -> float:
+    return float(ROWS[key]["seconds"]) * 1000
+
+
+AXES = {
+    "bytes": (BY_BYTES, kilobytes, "the bytes of the file", "kB"),
+    "time": (BY_TIME, milliseconds, "the time of 64 images", "ms"),
 }
 
 
-def arms(slug: str, name: str = "garments") -> dict[str, dict[str, object]]:
-    record = pages.load(f"compression/{slug}")
-    return record["measured"][name]["result"]["arms"]
-
-
-def dot(key: str, name: str, size: float, accuracy: float) -> Dot:
-    says = f"{name}: {size / 1000:,.0f} kB, accuracy {100 * accuracy:.1f} %"
-    return Dot(size / 1000, 100 * accuracy, key, says)
-
-
-def plot() -> str:
-    half, int8 = arms("half-precision"), arms("int8-quantization")
-    int4, filters = arms("int4-quantization"), arms("structured-pruning")
-    pruned, files = arms("unstructured-pruning"), arms("unstructured-pruning", "files")
-    lines = {
-        "float32": [half["float32"]],
-        "16 bits": [half["float16"]],
-        "INT8": [int8["bits_8"]],
-        "INT4": [int4[f"four_{group}"] for group in ("32", "128")],
-        "filters removed": [
-            filters[f"weakest_{share}"] for share in ("25", "50", "75")
-        ],
-    }
-    dots = {
-        name: [
-            dot(f"{name} {n}", row["name"], row["bytes"], row["accuracy"]["mean"])
-            for n, row in enumerate(rows)
-        ]
-        for name, rows in lines.items()
-    }
-    dots["single weights pruned, zlib"] = [
-        dot(
-            f"pruned_{share}",
-            f"{share} % pruned, trained again, zlib",
-            files[f"share_{share}"]["zipped"],
-            pruned[f"again_{share}"]["accuracy"]["mean"],
-        )
-        for share in (50, 70, 80, 90, 95)
-    ]
+def plot(axis: str) -> str:
+    names, value, words, unit = AXES[axis]
+    lines = {}
+    for name, keys in names.items():
+        dots = []
+        for key in keys:
+            row = ROWS[key]
+            percent = 100 * row["accuracy"]["mean"]
+            says = (
+                f"{row['name']}: {percent:.2f} %, {kilobytes(key):,.0f} kB"
+                f"{' zipped' if key.startswith('zeros') else ''}, {milliseconds(key):.2f} ms"
+            )
+            dots.append(Dot(value(key), percent, key, says))
+        lines[name] = dots
     return scatter_svg(
-        "compressed",
-        "Accuracy against bytes",
-        "Accuracy on 10,000 garments against the bytes of the file on a logarithmic axis: "
-        "float32, 16 bits, INT8, INT4, filters removed and trained again, and single weights "
-        "pruned, trained again and compressed by zlib. "
-        "Every value is in the tables below.",
-        dots,
+        f"compressed-{axis}",
+        f"Accuracy against {words}",
+        f"Accuracy on 10,000 garments against {words} on a logarithmic axis, for one network in "
+        "all forms. Every value is in the table below.",
+        lines,
         MARKS,
-        "kB",
+        unit,
         "accuracy, %",
     )
 
 
-svg = plot()
+figures = {axis: plot(axis) for axis in AXES}
