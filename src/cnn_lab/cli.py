@@ -612,17 +612,24 @@ def predict(
     out: Annotated[
         Path | None,
         Option(
-            help="Folder for the pictures of what `detect` or `segment` has trained; else "
-            "predictions beside the checkpoint."
+            help="Folder for the pictures of what `detect` or `segment` has trained, or of "
+            "--explain; else predictions beside the checkpoint."
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        Option(
+            "--explain",
+            help="Draw where in each image is what speaks for its first class (Grad-CAM).",
+        ),
+    ] = False,
 ) -> None:
     """Tell what a trained network takes images for.
 
     An image that cannot be read is told; the others are predicted all the same. Page
     lab/evaluate-and-export.
     """
-    report_predicted(checkpoint, images, top, as_json, network, out)
+    report_predicted(checkpoint, images, top, as_json, network, out, explain)
 
 
 @app.command("export")

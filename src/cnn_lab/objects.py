@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as T
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from cnn_techniques.evaluation import coco_curves
 
 from . import checkpoint, coco, networks, weights
-from .checkpoint import written_whole
 from .coco import IGNORED, CocoImages
 from .evaluate import load_network
 from .fit import (
@@ -38,6 +36,7 @@ from .object_networks import (
     names,
 )
 from .photos import read
+from .pictures import Pictures
 from .prepare import workers_for
 from .recipe import Recipe, Settings
 from .saved import LAST
@@ -489,8 +488,7 @@ def predict(
     model, state = load_network(path)
     model.to(_here().device)
     rows = [row for image in images for row in rows_of(image)]
-    folder = out or path.parent / "predictions"
-    taken: set[str] = set()
+    pictures = Pictures(out or path.parent / "predictions")
     for done, row in enumerate(rows, 1):
         if "error" not in row:
             try:
@@ -498,12 +496,7 @@ def predict(
             except BadData as error:
                 row["error"] = str(error)
             else:
-                name = Path(row["file"]).stem
-                while f"{name}.png" in taken:
-                    name += f"-{done}"
-                taken.add(f"{name}.png")
-                _write_picture(picture, folder / f"{name}.png", Path(row["file"]))
-                row.update(told, picture=str(folder / f"{name}.png"))
+                row.update(told, picture=pictures.write(picture, Path(row["file"])))
         if progress is not None:
             progress(done, len(rows))
     return {
@@ -511,13 +504,6 @@ def predict(
         "network": state["recipe"]["network"],
         "images": rows,
     }
-
-
-def _write_picture(picture: Tensor, path: Path, image: Path) -> None:
-    if path.exists() and path.samefile(image):
-        raise Refused(f"{path} is the image itself; choose another folder with --out")
-    with written_whole(path) as part:
-        T.to_pil_image(picture).save(part, format="PNG")
 
 
 def _predicted(model: nn.Module, state: Json, file: str) -> tuple[Tensor, Json]:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from . import objects, own, show
 from .evaluate import load_network, refuse_overwriting, saved_input_format
+from .explain import explained
 from .fit import BadData
 from .photos import ENDINGS, Photos, hidden
+from .pictures import Pictures
 from .saved import write_json
 from .stop import Refused
 
@@ -30,6 +32,7 @@ def predict(
     top: int = 5,
     progress: show.ProgressCallback | None = None,
     network: str = "",
+    pictures: Pictures | None = None,
 ) -> Json:
     """The most probable classes of images, by the network of a checkpoint.
 
@@ -38,11 +41,13 @@ def predict(
         top: how many classes of each, at most.
         progress: called with how many images are done, of how many.
         network: of one's own, as `load_network` takes it.
+        pictures: where to draw what speaks for the most probable class of each image.
 
     Returns "checkpoint", "network" and "images": for each its "file" and "classes" (each
-    with "name" and "probability", the most probable first), or its "file" and "error".
+    with "name" and "probability", the most probable first) and its "picture" if there is
+    one, or its "file" and "error".
     Raises: NotACheckpoint; FloatingPointError for scores that are not finite; ValueError
-    for a `top` below 1.
+    for a `top` below 1; Refused for a network whose classes cannot be drawn.
     """
     if top < 1:
         raise ValueError(f"top is {top}, expected at least 1")
@@ -56,6 +61,7 @@ def predict(
     model.to(device)
     rows: list[Json] = [row for image in images for row in rows_of(image)]
     input_format = saved_input_format(state)
+    mean, std = (torch.tensor(state[k])[:, None, None] for k in ("mean", "std"))
     waiting: list[tuple[Json, Tensor]] = []
 
     def flush() -> None:
@@ -66,13 +72,17 @@ def predict(
         if not scores.isfinite().all():
             raise FloatingPointError(f"{path}: the network's scores are not finite")
         top_classes = scores.double().softmax(dim=1).topk(min(top, scores.shape[1]))
-        for (row, _), *best in zip(
+        for (row, x), *best in zip(
             waiting, *map(Tensor.tolist, top_classes), strict=True
         ):
             row["classes"] = [
                 {"name": state["classes"][label], "probability": probability}
                 for probability, label in zip(*best, strict=True)
             ]
+            if pictures is not None:
+                seen = x[0] * std + mean
+                drawn = explained(model, x.to(device), seen, best[1][0])
+                row["picture"] = pictures.write(drawn, Path(row["file"]))
         waiting.clear()
 
     for done, row in enumerate(rows, 1):
@@ -119,6 +129,7 @@ def report(
     as_json: Path | None,
     network: str = "",
     out: Path | None = None,
+    explain: bool = False,
 ) -> None:
     """Predict, and show it: on stdout, as JSON (`-`: on stdout instead).
 
@@ -126,15 +137,20 @@ def report(
     """
     refuse_overwriting(as_json, path)
     drawn = objects.task_of(path) is not None
-    if out and not drawn:
+    if out and not drawn and not explain:
         raise Refused(
-            f"--out {out}: the network of {path} draws nothing, it tells classes"
+            f"--out {out}: the network of {path} draws nothing, it tells classes; with "
+            "--explain what speaks for them is drawn"
         )
+    if explain and drawn:
+        raise Refused(f"--explain: what the network of {path} finds is drawn anyway")
     with show.bar("images", sys.stderr) as progress:
         if drawn:
             result = objects.predict(path, images, out, progress)
         else:
-            result = predict(path, images, top, progress, network)
+            folder = out or path.parent / "predictions"
+            pictures = Pictures(folder) if explain else None
+            result = predict(path, images, top, progress, network, pictures)
     rows = result["images"]
     if as_json == Path("-"):
         print(json.dumps(result, indent=1))
@@ -142,7 +158,8 @@ def report(
         for row in rows:
             if "error" not in row:
                 told = _objects(row) if drawn else _line(row["classes"])
-                print(f"{row['file']}: {told}")
+                place = f" ({row['picture']})" if "picture" in row else ""
+                print(f"{row['file']}: {told}{place}")
         if as_json:
             write_json(as_json, result)
     sys.stdout.flush()
@@ -154,12 +171,12 @@ def report(
 
 
 def _objects(row: Json) -> str:
-    """What was found, and where it is drawn."""
+    """What was found."""
     if "objects" in row:
         found = [f"{o['name']} {o['score']:.1%}" for o in row["objects"]]
     else:
         found = [f"{name} {share:.1%}" for name, share in row["classes"].items()]
-    return f"{', '.join(found) or 'nothing'} ({row['picture']})"
+    return ", ".join(found) or "nothing"
 
 
 def _line(classes: list[Json]) -> str:
