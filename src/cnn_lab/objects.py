@@ -489,6 +489,7 @@ def predict(
     model.to(_here().device)
     rows = [row for image in images for row in rows_of(image)]
     pictures = Pictures(out or path.parent / "predictions")
+    pictures.spare(Path(row["file"]) for row in rows)
     for done, row in enumerate(rows, 1):
         if "error" not in row:
             try:

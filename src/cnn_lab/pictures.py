@@ -1,5 +1,6 @@
 """Pictures of what a network found, one for each image, in a folder."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -16,23 +17,27 @@ class Pictures:
         self.folder = folder
         self.taken: set[str] = set()
 
+    def spare(self, images: Iterable[Path]) -> None:
+        """Refuse a folder where a picture could take the place of one of the images."""
+        folder = self.folder.resolve()
+        for image in images:
+            if image.suffix.lower() == ".png" and image.resolve().parent == folder:
+                raise Refused(
+                    f"a picture could be written over the image {image}; choose another "
+                    "folder with --out"
+                )
+
     def write(self, picture: Tensor, image: Path) -> str:
         """The path of what was written.
 
         Args:
             picture: (3, H, W), bytes, or numbers from 0 to 1.
-
-        Raises: Refused where the image itself would be overwritten.
         """
         name, number = image.stem, 2
         while name in self.taken:
             name, number = f"{image.stem}-{number}", number + 1
         self.taken.add(name)
         path = self.folder / f"{name}.png"
-        if path.exists() and path.samefile(image):
-            raise Refused(
-                f"{path} is the image itself; choose another folder with --out"
-            )
         with written_whole(path) as part:
             T.to_pil_image(picture).save(part, format="PNG")
         return str(path)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import objects, own, show
 from .evaluate import load_network, refuse_overwriting, saved_input_format
-from .explain import explained
+from .explain import explained, last_places
 from .fit import BadData
 from .photos import ENDINGS, Photos, hidden
 from .pictures import Pictures
@@ -62,6 +62,10 @@ def predict(
     rows: list[Json] = [row for image in images for row in rows_of(image)]
     input_format = saved_input_format(state)
     mean, std = (torch.tensor(state[k])[:, None, None] for k in ("mean", "std"))
+    if pictures is not None:
+        pictures.spare(Path(row["file"]) for row in rows)
+        blank = torch.zeros(1, len(state["mean"]), *[input_format.size or 224] * 2)
+        layer = last_places(model, blank.to(device))
     waiting: list[tuple[Json, Tensor]] = []
 
     def flush() -> None:
@@ -81,7 +85,7 @@ def predict(
             ]
             if pictures is not None:
                 seen = x[0] * std + mean
-                drawn = explained(model, x.to(device), seen, best[1][0])
+                drawn = explained(model, layer, x.to(device), seen, best[1][0])
                 row["picture"] = pictures.write(drawn, Path(row["file"]))
         waiting.clear()
 
@@ -133,7 +137,8 @@ def report(
 ) -> None:
     """Predict, and show it: on stdout, as JSON (`-`: on stdout instead).
 
-    Raises: Refused at the end where an image could not be read.
+    Raises: Refused for pictures that cannot be drawn, and at the end where an image could
+    not be read.
     """
     refuse_overwriting(as_json, path)
     drawn = objects.task_of(path) is not None

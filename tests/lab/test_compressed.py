@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cnn_lab import bench, bench_trained
 from cnn_lab.export import quantize
-from cnn_lab.record import interval, repeat
+from cnn_lab.fit import SingleProcess
+from cnn_lab.record import interval, paired, repeat
 from cnn_site import ROOT
 from cnn_site.speed import side_by_side
 from cnn_techniques.compression import (
@@ -176,12 +177,15 @@ def beside_each_other(
     runs = repeat(one_run, {form: {"form": form} for form in forms}, seeds, cache)
     times = side_by_side(build, against="float32", arguments={"count": count})["arms"]
     rows: dict[str, dict[str, object]] = {}
+    before = [run["accuracy"] for run in runs["float32"]]
     for form, name in forms.items():
         values = [run["accuracy"] for run in runs[form]]
+        change = paired(values, before)
         rows[form] = {
             **times[form],
             "name": name,
             "accuracy": {**interval(values), "values": values},
+            "change": {**change, "mean": change["difference"]},
             "bytes": runs[form][0]["bytes"],
             "zipped": runs[form][0]["zipped"],
         }
@@ -233,10 +237,21 @@ def test_only_what_says_so_learns_again() -> None:
     assert learnt["rounds_3"] == 3 and sum(learnt.values()) == len(once) + 3
 
 
-def test_zeros_stay_zero() -> None:
+def test_what_is_pruned_stays_zero_when_it_learns_again() -> None:
     images = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    def one_more(model: nn.Module, masks: dict[str, Tensor] | None = None) -> nn.Module:
+        assert masks is not None
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+        step = bench_trained.keeping(model, masks)
+        loss = lambda: model(images).square().mean()  # noqa: E731
+        before = next(model.parameters()).clone()
+        step(loss, optimizer, SingleProcess(torch.device("cpu")))
+        assert not torch.equal(before, next(model.parameters()))
+        return model
+
     for form, share in {"zeros_90": 0.9, "rounds_3": 0.875}.items():
-        model = made(form, bench_trained.untrained(0).eval(), images, as_it_is)
+        model = made(form, bench_trained.untrained(0).eval(), images, one_more)
         weights = [p for p in model.parameters() if p.ndim > 1]
         zeros = sum(int((w == 0).sum()) for w in weights)
         assert zeros / sum(w.numel() for w in weights) == pytest.approx(share, abs=1e-3)

@@ -714,7 +714,7 @@ def test_predictions_are_drawn_in_copies(
         with Image.open(tmp_path / task.command / "0.png") as picture:
             assert (picture.mode, picture.size) == ("RGB", (96, 72))
         assert f"({tmp_path / task.command / '0.png'})" in capsys.readouterr().out
-    with pytest.raises(Refused, match="is the image itself"):
+    with pytest.raises(Refused, match="a picture could be written over the image"):
         report(yard / "detect" / LAST, [image], 5, None, out=image.parent)
     assert image.read_bytes() == before
 
