@@ -303,15 +303,22 @@ def packages(page: Path, block: CodeBlock) -> frozenset[str] | None:
 def importer(allowed: Collection[str]) -> Any:
     """`__import__` for a block: what torch imports for itself is not its business."""
 
-    def guarded(name: str, *args: Any, **kwargs: Any) -> Any:
+    def guarded(
+        name: str,
+        globals: Any = None,
+        locals: Any = None,
+        fromlist: Any = (),
+        level: int = 0,
+    ) -> Any:
         top = name.partition(".")[0]
-        if top not in allowed and top not in sys.stdlib_module_names:
+        in_c = isinstance(fromlist, list)  # PyImport_Import, for a module that C needs
+        if not in_c and top not in allowed and top not in sys.stdlib_module_names:
             raise ModuleNotFoundError(
                 f"{top!r} cannot be imported here: the page says that its code needs "
                 f"{', '.join(sorted(allowed))}; another package stands in needs, in the front matter",
                 name=top,
             )
-        return __import__(name, *args, **kwargs)
+        return __import__(name, globals, locals, fromlist, level)
 
     return guarded
 
