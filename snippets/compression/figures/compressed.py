@@ -73,7 +73,7 @@ def plot(axis: str) -> str:
         f"compressed-{axis}",
         f"Accuracy against {words}",
         f"Accuracy on 10,000 garments against {words} on a logarithmic axis, for one network in "
-        "17 forms. Every value is in the table below.",
+        f"{sum(map(len, names.values()))} forms. Every value is in the table below.",
         lines,
         MARKS,
         unit,
