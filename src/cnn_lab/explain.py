@@ -65,9 +65,7 @@ def last_places(model: nn.Module, image: Tensor) -> str:
 def _all_passes(model: nn.Module, layer: nn.Module, image: Tensor) -> bool:
     """Whether the scores depend on the image through this layer's output alone."""
     image = image.detach().clone().requires_grad_()
-    hook = layer.register_forward_hook(
-        lambda module, given, output: output.detach().clone()
-    )
+    hook = layer.register_forward_hook(lambda module, given, output: output.detach())
     try:
         with torch.enable_grad():
             scores = model(image).sum()
